@@ -1,0 +1,3 @@
+//! Config and tensor names → components and roles.
+
+pub mod artefact;

@@ -1,0 +1,1 @@
+//! Hostile bytes → named tensors, lazily. One file per format.

@@ -1,0 +1,1 @@
+//! Quantities computed from one model.

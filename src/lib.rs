@@ -1,0 +1,28 @@
+//! modelkin: are these two models kin?
+//!
+//! `ModelRef ×2 → Snapshot → Checkpoint → Model → Pair → [TestRecord] → Finding → Report → renderer`
+//!
+//! | Module | What it does |
+//! |---|---|
+//! | [`stats`] | pure mathematics: ln p, ranks, assignment, permutation, combination |
+//! | [`tensor`] | dtypes, shapes, lazily read tensors and matrices |
+//! | [`source`] | a [`source::ModelRef`] to a snapshot of files; the only network code |
+//! | [`checkpoint`] | hostile bytes to named tensors, lazily |
+//! | [`arch`] | config and tensor names to components and roles |
+//! | [`fingerprint`] | quantities computed from one model |
+//! | [`evidence`] | one test per file; `TESTS` is the registry |
+//! | [`verdict`] | records to a finding, pure |
+//! | [`report`] | a finding and its records as JSON, HTML, Markdown or a terminal page |
+//! | `audit` | the whole pipeline |
+
+#![warn(missing_docs)]
+
+pub mod arch;
+pub mod checkpoint;
+pub mod evidence;
+pub mod fingerprint;
+pub mod report;
+pub mod source;
+pub mod stats;
+pub mod tensor;
+pub mod verdict;

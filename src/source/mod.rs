@@ -1,0 +1,1 @@
+//! `ModelRef` → `Snapshot`. The only network code.

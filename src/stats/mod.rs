@@ -1,0 +1,7 @@
+//! Pure mathematics: p-values in log space, ranks, assignment, permutation, combination.
+//!
+//! Imports nothing of ours; every function is deterministic in its arguments.
+
+pub mod pvalue;
+
+pub use pvalue::{PKind, PValue, PValueError};
