@@ -13,12 +13,15 @@
 //! | [`evidence`] | one test per file; `TESTS` is the registry |
 //! | [`verdict`] | records to a finding, pure |
 //! | [`report`] | a finding and its records as JSON, HTML, Markdown or a terminal page |
-//! | `audit` | the whole pipeline |
+//! | [`audit`] | the whole pipeline, top to bottom |
+//! | [`cli`] | one file per subcommand |
 
 #![warn(missing_docs)]
 
 pub mod arch;
+pub mod audit;
 pub mod checkpoint;
+pub mod cli;
 pub mod evidence;
 pub mod fingerprint;
 pub mod report;

@@ -1,4 +1,129 @@
-//! Evidence tests: one file per test; `TESTS` is the registry.
+//! Evidence tests: one file per test, one entry in [`TESTS`].
+//!
+//! A test reads an immutable [`Pair`] and returns a record; it never prints and never judges. The
+//! runner keeps the first invariant: exactly one record for each registered test and each subject
+//! that it speaks of, measured, not applicable (with the reason) or failed (with the error).
 
+pub mod block;
+pub mod context;
+pub mod correspondence;
+pub mod layers;
+pub mod pair;
 pub mod record;
 pub mod spec;
+pub mod tokens;
+pub mod unit_matching;
+
+mod config_comparison;
+mod dangling_references;
+mod file_identity;
+mod gate_up_matching;
+pub mod name_order;
+mod norm_vectors;
+mod residual_noise;
+mod shared_initialisation;
+mod tensor_correspondence;
+mod tensor_identity;
+mod token_lens_matching;
+mod tokenizer_comparison;
+mod unit_permutation;
+mod weight_similarity;
+
+use context::{EvidenceError, Observer, Settings};
+use pair::{ComponentPair, Pair};
+use record::TestRecord;
+use spec::{Need, TestSpec};
+
+/// What a test runs on.
+#[derive(Clone, Copy)]
+pub enum Run {
+    /// The two models as wholes.
+    Model(fn(&Pair, &Settings) -> Result<TestRecord, EvidenceError>),
+    /// Each pair of components.
+    Component(fn(&ComponentPair, &Settings) -> Result<TestRecord, EvidenceError>),
+}
+
+/// A registered test.
+#[derive(Clone, Copy)]
+pub struct Test {
+    /// What it states about itself.
+    pub spec: &'static TestSpec,
+    /// The test.
+    pub run: Run,
+}
+
+/// Every test, in the order of the report.
+pub const TESTS: &[Test] = &[
+    file_identity::TEST,
+    config_comparison::TEST,
+    tokenizer_comparison::TEST,
+    dangling_references::TEST,
+    tensor_correspondence::TEST,
+    tensor_identity::TEST,
+    weight_similarity::TEST,
+    norm_vectors::TEST,
+    unit_permutation::TEST,
+    gate_up_matching::TEST,
+    token_lens_matching::TEST,
+    residual_noise::TEST,
+    shared_initialisation::TEST,
+];
+
+/// The registered test of an id.
+pub fn find(id: &str) -> Option<&'static Test> {
+    TESTS.iter().find(|test| test.spec.id == id)
+}
+
+/// Runs the selected tests; the others leave a `not-applicable` record that says so.
+pub fn run(
+    pair: &Pair,
+    settings: &Settings,
+    selected: &dyn Fn(&str) -> bool,
+    observer: &dyn Observer,
+) -> Vec<TestRecord> {
+    let mut records = Vec::new();
+    for test in TESTS {
+        let id = test.spec.id;
+        let mut keep = |component: &str, run: &dyn Fn() -> Result<TestRecord, EvidenceError>| {
+            if !selected(id) {
+                let reason = "not selected on the command line";
+                records.push(TestRecord::not_applicable(id, component, reason));
+                return;
+            }
+            observer.test_started(id, component);
+            let record = run().unwrap_or_else(|e| TestRecord::failed(id, component, e.to_string()));
+            observer.test_ended(id, component);
+            records.push(record);
+        };
+        match test.run {
+            Run::Model(run) if missing_weights(pair, test.spec).is_none() => {
+                keep("model", &|| run(pair, settings));
+            }
+            Run::Component(run) if !pair.components.is_empty() => {
+                for component in &pair.components {
+                    keep(&component.id, &|| run(component, settings));
+                }
+            }
+            _ => {
+                let reason = missing_weights(pair, test.spec).unwrap_or_else(|| {
+                    "the two models have no component of the same kind".to_owned()
+                });
+                keep("model", &|| Ok(TestRecord::not_applicable(id, "model", reason.clone())));
+            }
+        }
+    }
+    records
+}
+
+/// Why a test that needs weights cannot run on this pair.
+fn missing_weights(pair: &Pair, spec: &TestSpec) -> Option<String> {
+    if !spec.needs.contains(&Need::Weights) {
+        return None;
+    }
+    let models = [("reference", pair.reference), ("candidate", pair.candidate)];
+    let absent: Vec<&str> =
+        models.iter().filter(|(_, m)| !m.has_weights()).map(|(name, _)| *name).collect();
+    (!absent.is_empty()).then(|| {
+        format!("no weights at hand for the {}; fetch the full repository", absent.join(" and the "))
+    })
+}

@@ -3,5 +3,7 @@
 //! Imports nothing of ours; every function is deterministic in its arguments.
 
 pub mod pvalue;
+pub mod spectral;
 
 pub use pvalue::{PKind, PValue, PValueError};
+pub use spectral::{top_right_subspace, top_singular_value};

@@ -1,4 +1,4 @@
-//! Records → finding: a pure function that reads records, never tensors.
+//! The vocabulary of a finding: relations, operations, strength, conclusions. Data only.
 
 use std::collections::BTreeMap;
 

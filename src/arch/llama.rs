@@ -1,0 +1,38 @@
+//! The Llama shape: Llama 1–3, Mistral, Qwen2/2.5/3, MiniCPM, Yi, Gemma and whoever kept the names.
+
+use super::component::Norm;
+use super::family::{Family, Rule};
+use super::role::RoleKind as K;
+
+/// Names as `transformers` publishes them.
+pub const LLAMA: Family = Family {
+    id: "llama",
+    vision: false,
+    norm: Norm::Rms,
+    plus_one_model_types: &["gemma", "gemma2", "gemma3", "gemma3_text"],
+    transposed: false,
+    in_layer: &[
+        ("input_layernorm", Rule::One(K::AttentionNorm)),
+        ("self_attn.q_proj", Rule::One(K::Query)),
+        ("self_attn.k_proj", Rule::One(K::Key)),
+        ("self_attn.v_proj", Rule::One(K::Value)),
+        ("self_attn.q_norm", Rule::One(K::QueryNorm)),
+        ("self_attn.k_norm", Rule::One(K::KeyNorm)),
+        ("self_attn.o_proj", Rule::One(K::AttentionOutput)),
+        ("self_attn.rotary_emb.inv_freq", Rule::Ignored),
+        ("post_attention_layernorm", Rule::One(K::MlpNorm)),
+        ("mlp.gate_proj", Rule::One(K::Gate)),
+        ("mlp.up_proj", Rule::One(K::Up)),
+        ("mlp.down_proj", Rule::One(K::Down)),
+        // Qwen2-MoE, Qwen3-MoE and OLMoE keep Llama's names around their experts.
+        ("mlp.gate", Rule::One(K::Router)),
+        ("mlp.experts.{}.gate_proj", Rule::One(K::Gate)),
+        ("mlp.experts.{}.up_proj", Rule::One(K::Up)),
+        ("mlp.experts.{}.down_proj", Rule::One(K::Down)),
+    ],
+    outside: &[
+        ("embed_tokens", K::TokenEmbedding),
+        ("norm", K::FinalNorm),
+        ("lm_head", K::OutputHead),
+    ],
+};

@@ -1,0 +1,276 @@
+//! The whole pipeline, top to bottom:
+//! `ModelRef ×2 → Snapshot → Checkpoint → Model → Pair → [TestRecord] → Finding → Report`.
+
+use crate::arch::artefact::{Artefacts, FileEntry};
+use crate::arch::{Component, Model, RoleBasis};
+use crate::checkpoint::{self, CheckpointFile, digest};
+use crate::evidence::context::{Observer, Settings};
+use crate::evidence::pair::Pair;
+use crate::evidence::record::TestRecord;
+use crate::evidence::{self, layers};
+use crate::report::{
+    self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
+};
+use crate::source::bytes::MappedFile;
+use crate::source::{self, ModelRef, Snapshot};
+use crate::verdict;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Text files above this size are digested and not read.
+const MAX_TEXT_BYTES: u64 = 256 << 20;
+/// Extensions of files whose content evidence may read.
+const TEXT_EXTENSIONS: &[&str] = &["json", "txt", "jinja", "py", "md", "model", "yaml", "yml"];
+
+/// What is to be audited, and how.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The model that came first, as the caller states it.
+    pub reference: ModelRef,
+    /// The model under suspicion.
+    pub candidate: ModelRef,
+    /// Settings that change numbers.
+    pub settings: Settings,
+    /// Ids of the tests to run, in the order of the registry.
+    pub tests: Vec<String>,
+    /// The command line that repeats the audit.
+    pub command: Vec<String>,
+}
+
+/// Why an audit could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// A model could not be had.
+    #[error(transparent)]
+    Source(#[from] source::SourceError),
+    /// Its weights cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::CheckpointError),
+    /// Its tensors contradict their names.
+    #[error(transparent)]
+    Arch(#[from] crate::arch::ArchError),
+    /// The two could not be put side by side.
+    #[error(transparent)]
+    Evidence(#[from] evidence::context::EvidenceError),
+    /// A file cannot be read.
+    #[error("{file}: {error}")]
+    File {
+        /// Path relative to the model's root.
+        file: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+/// Watches an audit: where files are fetched and hashed, and which test is running.
+pub trait Watch: source::Progress + Observer {
+    /// Hashing of `n_bytes` starts.
+    fn hashing_started(&self, label: &str, n_bytes: u64);
+    /// A file was hashed.
+    fn hashed(&self, n_bytes: u64);
+    /// Hashing ended.
+    fn hashing_ended(&self);
+}
+
+/// Audits two models.
+///
+/// # Errors
+/// When a model cannot be had or read. A test that cannot be carried out is a record, not an error.
+pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditError> {
+    let (reference, reference_revision) = open(&request.reference, watch)?;
+    let (candidate, candidate_revision) = open(&request.candidate, watch)?;
+    let pair = Pair::new(&reference, &candidate, &request.settings)?;
+    let selected = |id: &str| request.tests.iter().any(|test| test == id);
+    let records: Vec<TestRecord> =
+        evidence::run(&pair, &request.settings, &selected, as_observer(watch))
+            .into_iter()
+            .map(refuse_nan)
+            .collect();
+    let finding = verdict::judge(&records);
+    let mut sections =
+        [section(&request.reference, &reference, reference_revision),
+         section(&request.candidate, &candidate, candidate_revision)];
+    for (side, id) in &pair.unpaired {
+        let section = &mut sections[usize::from(*side == "candidate")];
+        section.notes.push(format!("the component {id} has no counterpart in the other model"));
+    }
+    let [reference_section, candidate_section] = sections;
+    let deepest = reference.components.iter().map(|c| c.n_layers).max().unwrap_or(0);
+    Ok(Report {
+        tool: Tool {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        command: request.command.clone(),
+        seed: request.settings.seed,
+        threads: rayon::current_num_threads(),
+        options: RunOptions {
+            tests: request.tests.clone(),
+            layer_rule: layers::rule(deepest, &request.settings),
+            all_layers: request.settings.all_layers,
+        },
+        machine: machine_class(),
+        reference: reference_section,
+        candidate: candidate_section,
+        finding,
+        records,
+        catalogue: evidence::TESTS.iter().map(|test| test.spec).collect(),
+    })
+}
+
+/// Opens a model: its files, their digests, its tensors and components.
+///
+/// # Errors
+/// When it cannot be had or read.
+pub fn open(model: &ModelRef, watch: &dyn Watch) -> Result<(Model, Option<String>), AuditError> {
+    let snapshot = source::resolve(model, &source::FetchOptions::default(), as_progress(watch))?;
+    let mut files = Vec::new();
+    for file in &snapshot.files {
+        let mapped = MappedFile::open(&file.local, &file.path)
+            .map_err(|error| AuditError::File { file: file.path.clone(), error })?;
+        files.push(CheckpointFile { path: file.path.clone(), source: Arc::new(mapped) });
+    }
+    let checkpoint = checkpoint::open(&files)?;
+    let artefacts = artefacts(&snapshot, &files, watch)?;
+    Ok((Model::new(snapshot.label.clone(), checkpoint, artefacts)?, snapshot.revision))
+}
+
+/// Digests every file and holds the text files.
+fn artefacts(
+    snapshot: &Snapshot,
+    files: &[CheckpointFile],
+    watch: &dyn Watch,
+) -> Result<Artefacts, AuditError> {
+    let total = files.iter().map(|f| f.source.len()).sum();
+    watch.hashing_started(&snapshot.label, total);
+    let entries: Result<Vec<FileEntry>, AuditError> = files
+        .par_iter()
+        .zip(&snapshot.files)
+        .map(|(file, known)| {
+            let failed = |error| AuditError::File { file: file.path.clone(), error };
+            let source = file.source.as_ref();
+            let sha256 = match &known.sha256 {
+                Some(verified) => verified.clone(),
+                None => digest::sha256_hex(source).map_err(failed)?,
+            };
+            let git_blob = match &known.git_blob {
+                Some(published) => Some(published.clone()),
+                None if is_text(&file.path) => {
+                    Some(digest::git_blob_hex(source).map_err(failed)?)
+                }
+                None => None,
+            };
+            watch.hashed(source.len());
+            Ok(FileEntry {
+                path: file.path.clone(),
+                size_bytes: source.len(),
+                sha256: Some(sha256),
+                git_blob,
+            })
+        })
+        .collect();
+    watch.hashing_ended();
+    let mut artefacts = Artefacts { files: entries?, ..Artefacts::default() };
+    for file in files {
+        if is_text(&file.path) && file.source.len() <= MAX_TEXT_BYTES {
+            let content = file
+                .source
+                .read(0..file.source.len())
+                .map_err(|error| AuditError::File { file: file.path.clone(), error })?;
+            artefacts.contents.insert(file.path.clone(), content.into_owned());
+        }
+    }
+    Ok(artefacts)
+}
+
+fn is_text(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, extension)| TEXT_EXTENSIONS.contains(&extension))
+}
+
+/// A record that holds a number which is not finite becomes a failed one before it is judged.
+fn refuse_nan(record: TestRecord) -> TestRecord {
+    match report::check_record(&record) {
+        Ok(()) => record,
+        Err(error) => TestRecord::failed(record.test, record.component, error.to_string()),
+    }
+}
+
+/// How a component's roles were found, in words.
+fn role_basis(component: &Component) -> String {
+    match &component.basis {
+        RoleBasis::Names => format!("tensor names of the family {}", component.family),
+        RoleBasis::Inferred(how) => how.clone(),
+        RoleBasis::None => "no roles: generic tests only".to_owned(),
+    }
+}
+
+/// What a report says of one model.
+pub fn section(model_ref: &ModelRef, model: &Model, revision: Option<String>) -> ModelSection {
+    let mut notes = model.notes.clone();
+    if !model.missing_shards.is_empty() {
+        notes.push(format!(
+            "{} shards named by the index are not there; the weights were not examined",
+            model.missing_shards.len()
+        ));
+    }
+    ModelSection {
+        label: model.label.clone(),
+        model_ref: model_ref.to_string(),
+        revision,
+        files: model
+            .artefacts
+            .files
+            .iter()
+            .map(|file| FileLine {
+                path: file.path.clone(),
+                size_bytes: file.size_bytes,
+                sha256: file.sha256.clone(),
+                git_blob: file.git_blob.clone(),
+            })
+            .collect(),
+        format: model.has_weights().then(|| model.format.clone()),
+        n_tensors: model.tensors.len() as u64,
+        n_parameters: model.tensors.iter().map(|t| t.n_elements() as u64).sum(),
+        dtypes: model.dtypes(),
+        components: model
+            .components
+            .iter()
+            .map(|component| ComponentSection {
+                id: component.id.clone(),
+                family: component.family.clone(),
+                n_layers: u64::from(component.n_layers),
+                hidden_size: component.hidden_size.unwrap_or(0) as u64,
+                n_tensors: component.tensors.len() as u64,
+                n_parameters: component.n_parameters(),
+                role_basis: role_basis(component),
+            })
+            .collect(),
+        notes,
+    }
+}
+
+/// The class of machine on which sums are taken in the same order.
+fn machine_class() -> MachineClass {
+    let mut cpu_features = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        for (name, on) in [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ] {
+            if on {
+                cpu_features.push(name.to_owned());
+            }
+        }
+    }
+    MachineClass { arch: std::env::consts::ARCH.to_owned(), cpu_features }
+}
+
+fn as_observer(watch: &dyn Watch) -> &dyn Observer {
+    watch
+}
+
+fn as_progress(watch: &dyn Watch) -> &dyn source::Progress {
+    watch
+}

@@ -1,0 +1,171 @@
+//! `modelkin compare`: audit two models and report.
+
+use super::progress::Bars;
+use crate::audit::{self, Request};
+use crate::evidence::{self, context::Settings};
+use crate::report::{self, RenderOptions, Renderer, Report};
+use crate::source::ModelRef;
+use crate::verdict::Relation;
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Audit two models: is the candidate derived from the reference?
+///
+/// A model is a folder, a file, or `org/name[@revision]` on the hub (`hf:org/name@revision` in full).
+/// The page goes to standard output, progress and log lines to standard error.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model that came first
+    reference: ModelRef,
+    /// The model under suspicion
+    candidate: ModelRef,
+    /// Also write the report to a file; the extension chooses the format: html, json, md, txt
+    #[arg(long, value_name = "FILE")]
+    report: Vec<PathBuf>,
+    /// Print the report as JSON (schema: docs/schema/report-v1.schema.json)
+    #[arg(long)]
+    json: bool,
+    /// Run only these tests (repeat or separate by commas; `modelkin tests` lists them)
+    #[arg(long, value_name = "TEST", value_delimiter = ',', value_parser = test_id)]
+    only: Vec<String>,
+    /// Do not run these tests
+    #[arg(long, value_name = "TEST", value_delimiter = ',', value_parser = test_id)]
+    skip: Vec<String>,
+    /// Seed of every random choice (which units, tokens and rows of large tensors are looked at)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Look at every layer of deep models instead of an even spread
+    #[arg(long)]
+    all_layers: bool,
+    /// Exit with 3 when the finding is this
+    #[arg(long, value_name = "FINDING", value_delimiter = ',')]
+    fail_on: Vec<FailOn>,
+}
+
+/// Findings that scripts may want to stop at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    /// `finding.related` is true
+    Derived,
+    /// `finding.related` is null
+    Inconclusive,
+}
+
+fn test_id(id: &str) -> Result<String, String> {
+    if evidence::find(id).is_some() {
+        return Ok(id.to_owned());
+    }
+    let known: Vec<&str> = evidence::TESTS.iter().map(|test| test.spec.id).collect();
+    Err(format!("no test is called so; there are: {}", known.join(", ")))
+}
+
+/// The command line that repeats the audit, without what only changes where the report goes.
+fn command(args: &Args) -> Vec<String> {
+    let mut command = vec!["modelkin".to_owned(), "compare".to_owned()];
+    command.extend([args.reference.to_string(), args.candidate.to_string()]);
+    command.extend(["--seed".to_owned(), args.seed.to_string()]);
+    for (flag, ids) in [("--only", &args.only), ("--skip", &args.skip)] {
+        if !ids.is_empty() {
+            command.extend([flag.to_owned(), ids.join(",")]);
+        }
+    }
+    if args.all_layers {
+        command.push("--all-layers".to_owned());
+    }
+    command
+}
+
+/// The renderer that a file's extension asks for.
+fn renderer_of(path: &Path) -> anyhow::Result<&'static dyn Renderer> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    report::renderer(extension).with_context(|| {
+        let known: Vec<&str> = report::RENDERERS.iter().map(|r| r.extension()).collect();
+        format!(
+            "{}: the extension chooses the format of a report and must be one of {}",
+            path.display(),
+            known.join(", ")
+        )
+    })
+}
+
+/// Writes a report under a temporary name and renames it: a full disk leaves no half of one.
+fn write_report(path: &Path, renderer: &dyn Renderer, report: &Report) -> anyhow::Result<()> {
+    let mut bytes = Vec::new();
+    renderer.render(report, &mut bytes, &RenderOptions::default())?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = std::fs::File::create(&partial).and_then(|mut file| {
+        file.write_all(&bytes)?;
+        file.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| std::fs::rename(&partial, path)) {
+        let _ = std::fs::remove_file(&partial);
+        bail!("{}: the report cannot be written: {error}", path.display());
+    }
+    Ok(())
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // Refused before hours of work, not after.
+    let reports = args
+        .report
+        .iter()
+        .map(|path| Ok((path.as_path(), renderer_of(path)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let selected = |id: &str| {
+        let named = |ids: &[String]| ids.iter().any(|x| x == id);
+        (args.only.is_empty() || named(&args.only)) && !named(&args.skip)
+    };
+    let tests: Vec<String> = evidence::TESTS
+        .iter()
+        .map(|test| test.spec.id.to_owned())
+        .filter(|id| selected(id))
+        .collect();
+    if tests.is_empty() {
+        bail!("--only and --skip leave no test to run");
+    }
+    let started = Instant::now();
+    let bars = Bars::new();
+    let request = Request {
+        reference: args.reference.clone(),
+        candidate: args.candidate.clone(),
+        settings: Settings { seed: args.seed, all_layers: args.all_layers, ..Settings::default() },
+        tests,
+        command: command(&args),
+    };
+    let report = audit::compare(&request, &bars)?;
+    bars.clear();
+    for (path, renderer) in reports {
+        write_report(path, renderer, &report)?;
+    }
+    let stdout = std::io::stdout();
+    let options = RenderOptions {
+        colour: super::colour(&stdout),
+        width: super::progress::terminal_width(),
+        wall_time: Some(started.elapsed()),
+    };
+    let renderer = report::renderer(if args.json { "json" } else { "terminal" })
+        .context("the renderer of the page is not registered")?;
+    let mut page = Vec::new();
+    renderer.render(&report, &mut page, &options)?;
+    match stdout.lock().write_all(&page) {
+        // `modelkin compare … | head` is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    Ok(exit_code(report.finding.overall.relation, &args.fail_on))
+}
+
+fn exit_code(relation: Relation, fail_on: &[FailOn]) -> ExitCode {
+    let stop = match relation.related() {
+        Some(true) => fail_on.contains(&FailOn::Derived),
+        None => fail_on.contains(&FailOn::Inconclusive),
+        Some(false) => false,
+    };
+    ExitCode::from(if stop { 3 } else { 0 })
+}

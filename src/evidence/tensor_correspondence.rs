@@ -1,0 +1,56 @@
+//! `tensor-correspondence`: which tensor is which, without trusting names; prints the renaming map.
+
+use super::context::{EvidenceError, Settings};
+use super::correspondence::Basis;
+use super::name_order;
+use super::pair::ComponentPair;
+use super::record::{Detail, TestRecord};
+use super::spec::{Need, Scope, TestSpec};
+use super::{Run, Test};
+
+static SPEC: TestSpec = TestSpec {
+    id: "tensor-correspondence",
+    title: "Tensor correspondence",
+    question: "Which tensor of the candidate is which tensor of the reference, going by shape, content \
+               and order and not by name?",
+    scope: Scope::Component,
+    needs: &[Need::Weights],
+    null: None,
+    p_value: None,
+    survives: "renaming, re-ordering, re-sharding, casting, noise",
+    defeated_by: "training from scratch; rotated tensors are paired by their row norms and by order",
+    citation: "modelkin",
+};
+
+/// The registered test.
+pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+
+fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> {
+    let found = &pair.correspondence;
+    if found.pairs.is_empty() {
+        let reason = "no tensor of the candidate has the shape of one of the reference";
+        return Ok(TestRecord::not_applicable(SPEC.id, &pair.id, reason));
+    }
+    let n = found.pairs.len() as f64;
+    let count = |basis| found.pairs.iter().filter(|p| p.basis == basis).count() as f64;
+    let names: Vec<(String, String, &'static str)> = found
+        .pairs
+        .iter()
+        .map(|p| {
+            (
+                pair.reference.tensors[p.reference].name().to_owned(),
+                pair.candidate.tensors[p.candidate].name().to_owned(),
+                p.basis.name(),
+            )
+        })
+        .collect();
+    let renamed = names.iter().filter(|(a, b, _)| a != b).count() as f64;
+    Ok(TestRecord::measured(SPEC.id, &pair.id)
+        .with_effect("n-tensors-paired", n)
+        .with_effect("n-only-in-reference", found.only_reference as f64)
+        .with_effect("n-only-in-candidate", found.only_candidate as f64)
+        .with_effect("fraction-paired-by-content", count(Basis::Content) / n)
+        .with_effect("n-paired-by-order-alone", count(Basis::Order))
+        .with_effect("n-renamed", renamed)
+        .with_detail(Detail::Renamings(name_order::summarise(&names))))
+}

@@ -1,0 +1,87 @@
+//! `token-lens-matching`: gate-up matching on what units say to the tokens that both models share.
+//!
+//! Ours. Products of embeddings with gate and up rows are the same in every basis of the residual
+//! stream, so that no rotation hides a copy; nothing is aligned, so nothing is used twice.
+
+use super::context::{EvidenceError, Settings};
+use super::pair::ComponentPair;
+use super::record::{Detail, TestRecord};
+use super::spec::{Need, Scope, TestSpec};
+use super::tokens::SharedTokens;
+use super::unit_matching::{self, Outcome, Question, Side};
+use super::{Run, Test};
+use crate::fingerprint::lens::Lens;
+
+/// Tokens that the coarse search looks at.
+const COARSE_TOKENS: usize = 256;
+
+static SPEC: TestSpec = TestSpec {
+    id: "token-lens-matching",
+    title: "Token-lens matching",
+    question: "Seen through what they answer to the same tokens, are the hidden units of both models \
+               the same units, however the model was rotated, permuted or rescaled?",
+    scope: Scope::Component,
+    needs: &[Need::Weights, Need::Tokenizer],
+    null: Some(
+        "The candidate was trained independently: which of its units answers to tokens like a given \
+         unit of the reference by its gate says nothing about which one does by its up projection.",
+    ),
+    p_value: Some(
+        "As gate-up-matching: Spearman correlation of two exact assignments, in the deep tail bounded \
+         by the exact law of coincidences. Features that every model of the same text learns can make \
+         the two matchings agree a little without kinship: the p alone never accuses, the agreement \
+         must also exceed that of independently trained models.",
+    ),
+    survives: "re-ordered units and heads, per-unit scaling, rotation of the residual stream, rotation \
+               of q and k, mixing of v and o, moved γ, noise of the size of the weights, other widths",
+    defeated_by: "a new tokenizer that shares no tokens, embeddings trained anew",
+    citation: "modelkin; after Zhu et al., ICML 2025",
+};
+
+/// The registered test.
+pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+
+/// The two lenses of a pair, or why there are none.
+pub(super) fn lenses(pair: &ComponentPair) -> Result<Result<(Lens, Lens), String>, EvidenceError> {
+    let (reference, candidate) = match &pair.tokens {
+        SharedTokens::Shared { reference, candidate, .. } => (reference, candidate),
+        SharedTokens::None(reason) => return Ok(Err(reason.clone())),
+    };
+    let read =
+        (Lens::read(&pair.reference, reference)?, Lens::read(&pair.candidate, candidate)?);
+    Ok(match read {
+        (Some(a), Some(b)) => Ok((a, b)),
+        _ => Err("one of the two has no embedding for the shared tokens".to_owned()),
+    })
+}
+
+/// The grid through the token lens.
+pub(super) fn grid(pair: &ComponentPair, settings: &Settings) -> Outcome {
+    let (a, b) = match lenses(pair)? {
+        Ok(lenses) => lenses,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let coarse = (a.head(COARSE_TOKENS), b.head(COARSE_TOKENS));
+    unit_matching::run(pair, Question::Agreement, settings, &|side, mlp, view, units, is_coarse| {
+        match (side, is_coarse) {
+            (Side::Reference, false) => a.rows(mlp, view, units),
+            (Side::Candidate, false) => b.rows(mlp, view, units),
+            (Side::Reference, true) => coarse.0.rows(mlp, view, units),
+            (Side::Candidate, true) => coarse.1.rows(mlp, view, units),
+        }
+    })
+}
+
+fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, EvidenceError> {
+    let record = unit_matching::record(SPEC.id, &pair.id, pair.lens_grid(settings))?;
+    let SharedTokens::Shared { reference, n_shared, basis, .. } = &pair.tokens else {
+        return Ok(record);
+    };
+    Ok(record
+        .with_effect("n-tokens", reference.len() as f64)
+        .with_effect("n-tokens-shared", *n_shared as f64)
+        .with_detail(Detail::Selection(format!(
+            "{} of {n_shared} shared tokens, drawn by the seed; {basis}",
+            reference.len()
+        ))))
+}

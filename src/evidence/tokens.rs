@@ -1,0 +1,87 @@
+//! Tokens that both vocabularies have: the common columns of the token lens.
+
+use super::context::Settings;
+use crate::arch::artefact::Artefacts;
+use crate::arch::{Component, Model, Role, RoleKind};
+use crate::fingerprint::vocabulary::Vocabulary;
+use crate::stats;
+
+/// The shared tokens, or why there are none.
+#[derive(Debug, Clone)]
+pub enum SharedTokens {
+    /// Rows of the two embeddings that stand for the same token.
+    Shared {
+        /// Row in the reference.
+        reference: Vec<usize>,
+        /// Row in the candidate.
+        candidate: Vec<usize>,
+        /// How many tokens are shared in all, of which the above are a sample.
+        n_shared: usize,
+        /// How it is known that they are the same, in words.
+        basis: String,
+    },
+    /// There are none, and why.
+    None(String),
+}
+
+/// Fewer shared tokens than this give no lens worth looking through.
+const MIN_TOKENS: usize = 16;
+
+fn vocabulary(artefacts: &Artefacts) -> Result<Option<Vocabulary>, String> {
+    Vocabulary::read(artefacts).map_err(|e| e.to_string())
+}
+
+fn rows(component: &Component) -> Option<usize> {
+    component.role(Role::outside(RoleKind::TokenEmbedding)).map(|m| m.n_rows())
+}
+
+/// Finds the shared tokens of two components and draws a sample that depends on the seed alone.
+pub(super) fn shared(
+    reference: (&Model, &Component),
+    candidate: (&Model, &Component),
+    settings: &Settings,
+) -> SharedTokens {
+    let (Some(n_reference), Some(n_candidate)) = (rows(reference.1), rows(candidate.1)) else {
+        return SharedTokens::None("one of the two has no token embedding that is known".to_owned());
+    };
+    let vocabularies = (vocabulary(&reference.0.artefacts), vocabulary(&candidate.0.artefacts));
+    let (mut pairs, basis): (Vec<(usize, usize)>, String) = match vocabularies {
+        (Ok(Some(a)), Ok(Some(b))) => {
+            let pairs = a
+                .ids
+                .iter()
+                .filter_map(|(token, &id)| Some((id as usize, *b.ids.get(token)? as usize)))
+                .collect();
+            (pairs, "the same token in both tokenizers".to_owned())
+        }
+        (a, b) if n_reference == n_candidate => {
+            let mut why = "a tokenizer is missing; equal ids are taken as equal tokens because both \
+                           embeddings have the same number of rows"
+                .to_owned();
+            for error in [a.err(), b.err()].into_iter().flatten() {
+                why.push_str(&format!(" ({error})"));
+            }
+            ((0..n_reference).map(|id| (id, id)).collect(), why)
+        }
+        _ => {
+            return SharedTokens::None(format!(
+                "a tokenizer is missing or unreadable, and the embeddings have {n_reference} and \
+                 {n_candidate} rows"
+            ));
+        }
+    };
+    pairs.retain(|&(a, b)| a < n_reference && b < n_candidate);
+    pairs.sort_unstable();
+    pairs.dedup_by_key(|pair| pair.0);
+    if pairs.len() < MIN_TOKENS {
+        return SharedTokens::None(format!(
+            "{} tokens are shared; the lens needs at least {MIN_TOKENS}",
+            pairs.len()
+        ));
+    }
+    let n_shared = pairs.len();
+    let chosen =
+        stats::choose(n_shared, settings.n_tokens.min(n_shared), settings.seed, "shared-tokens");
+    let (reference, candidate) = chosen.into_iter().map(|i| pairs[i]).unzip();
+    SharedTokens::Shared { reference, candidate, n_shared, basis }
+}

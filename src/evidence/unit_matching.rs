@@ -1,0 +1,366 @@
+//! What the unit tests share: matching hidden units of every pair of layers and combining the p's.
+//!
+//! A *cell* is a pair of MLPs. Units of the smaller one (a seeded sample of a large one) are assigned
+//! to units of the larger one, exactly, by cosine. Cells on the diagonal (layer l against layer l)
+//! are combined by Fisher: under independence the layers of a model are independent. Where the
+//! diagonal does not link every layer, or depths differ, each chosen reference layer is held against
+//! every candidate layer; its best cell pays for the search (Šidák), and reference layers are
+//! combined by Fisher: given the candidate, they are independent. Diagonal and search are then
+//! combined by Šidák. Nothing is fitted, so nothing is used twice.
+
+use super::context::{EvidenceError, Settings};
+use super::layers;
+use super::pair::ComponentPair;
+use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
+use crate::fingerprint::product;
+use crate::fingerprint::units::{Mlp, View};
+use crate::stats::{self, MatchingTest, PKind, PValue};
+use crate::tensor::TensorError;
+use ndarray::{Array2, Axis, s};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+/// A cell is called linked below this p: the share of false cells is then negligible in any grid.
+pub const LINKED_LN_P: f64 = -13.815_510_557_964_274; // ln 1e-6
+/// Fewer units than this cannot be ranked.
+pub const MIN_UNITS: usize = 8;
+/// Units of the larger MLP whose views are in memory at once.
+const BLOCK_UNITS: usize = 4096;
+
+/// Which of the two models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The reference.
+    Reference,
+    /// The candidate.
+    Candidate,
+}
+
+/// Reads a view of the given units, `[units.len(), width]`; `coarse` asks for a cheaper, narrower one.
+pub type ReadView<'a> =
+    dyn Fn(Side, &Mlp<'_>, View, &[usize], bool) -> Result<Array2<f32>, TensorError> + Sync + 'a;
+
+/// What is asked of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Do matchings by the first and by the second view agree?
+    Agreement,
+    /// Is the matching by the up rows the identity?
+    Order,
+}
+
+/// One cell: two MLPs and what was found.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// Layer and expert of the reference.
+    pub reference: (u32, Option<u32>),
+    /// Layer and expert of the candidate.
+    pub candidate: (u32, Option<u32>),
+    /// The test of the cell.
+    pub test: MatchingTest,
+}
+
+impl Cell {
+    /// Fraction of the matched units on which both matchings agree.
+    pub fn agreement(&self) -> f64 {
+        self.test.n_coincident as f64 / self.test.n as f64
+    }
+}
+
+fn assign(similarity: &Array2<f32>) -> Result<Vec<usize>, EvidenceError> {
+    stats::assign_max(similarity.view())
+        .map(|assignment| assignment.row_to_col)
+        .map_err(|e| EvidenceError::Numerical(e.to_string()))
+}
+
+/// Cosines of the sampled units of the smaller MLP with all units of the larger: `[n, m]`.
+fn similarity(
+    small: (Side, &Mlp<'_>, &[usize]),
+    large: (Side, &Mlp<'_>),
+    view: View,
+    coarse: bool,
+    read: &ReadView,
+) -> Result<Array2<f32>, TensorError> {
+    let mut rows = read(small.0, small.1, view, small.2, coarse)?;
+    product::normalise_rows(&mut rows);
+    let n_large = large.1.n_units();
+    let mut out = Array2::<f32>::zeros((rows.nrows(), n_large));
+    for start in (0..n_large).step_by(BLOCK_UNITS) {
+        let end = n_large.min(start + BLOCK_UNITS);
+        let units: Vec<usize> = (start..end).collect();
+        let mut block = read(large.0, large.1, view, &units, coarse)?;
+        product::normalise_rows(&mut block);
+        out.slice_mut(s![.., start..end])
+            .assign(&product::rows_by_rows(rows.view(), block.view()));
+    }
+    Ok(out)
+}
+
+/// Tests one cell.
+fn cell(
+    a: &Mlp<'_>,
+    b: &Mlp<'_>,
+    question: Question,
+    coarse: bool,
+    settings: &Settings,
+    read: &ReadView,
+) -> Result<Cell, EvidenceError> {
+    let (small, large) = if a.n_units() <= b.n_units() {
+        ((Side::Reference, a), (Side::Candidate, b))
+    } else {
+        ((Side::Candidate, b), (Side::Reference, a))
+    };
+    let limit = if coarse { settings.n_units / 8 } else { settings.n_units }.max(MIN_UNITS);
+    let n = small.1.n_units().min(limit);
+    // The stream names the layer so that no two layers share their sample by accident of size.
+    let stream = format!("units/{}", small.1.layer);
+    let units = stats::choose(small.1.n_units(), n, settings.seed, &stream);
+    let matching = |view| -> Result<Vec<usize>, EvidenceError> {
+        let small = (small.0, small.1, units.as_slice());
+        assign(&similarity(small, large, view, coarse, read)?)
+    };
+    let m = large.1.n_units();
+    let test = match question {
+        Question::Agreement => {
+            stats::matching_test(&matching(View::First)?, &matching(View::Second)?, m)
+        }
+        Question::Order => stats::order_test(&matching(a.up_view())?, &units, m),
+    }
+    .map_err(|e| EvidenceError::Numerical(e.to_string()))?;
+    Ok(Cell { reference: (a.layer, a.expert), candidate: (b.layer, b.expert), test })
+}
+
+/// All that was measured.
+#[derive(Debug)]
+pub struct Grid {
+    /// Layer l against layer l.
+    pub diagonal: Vec<Cell>,
+    /// Each chosen reference layer against every other candidate layer.
+    pub search: Vec<Cell>,
+    /// ln p of all together.
+    pub ln_p: f64,
+    /// Which layers and units were taken, in words.
+    pub selection: String,
+}
+
+/// What a grid came to: measured, nothing to match (with the reason), or an error.
+pub type Outcome = Result<Result<Grid, String>, EvidenceError>;
+
+/// Grids that several tests read, each computed once.
+#[derive(Debug, Default)]
+pub struct Grids {
+    /// Gate against up in residual coordinates.
+    pub agreement: OnceLock<Outcome>,
+    /// Order of the units in residual coordinates.
+    pub order: OnceLock<Outcome>,
+    /// Gate against up through the token lens.
+    pub lens: OnceLock<Outcome>,
+}
+
+/// ln of 1 − (1 − p)^n: the smallest of `n` independent p-values, paid for.
+pub fn sidak(ln_p: f64, n: usize) -> f64 {
+    if ln_p < -30.0 {
+        return (ln_p + (n as f64).ln()).min(0.0);
+    }
+    (-(n as f64 * (-ln_p.exp()).ln_1p()).exp_m1()).ln().min(0.0)
+}
+
+/// ln p of the search: per reference layer the best cell, paid for; then Fisher.
+fn search_ln_p(cells: &[Cell]) -> Option<f64> {
+    let mut rows: BTreeMap<(u32, Option<u32>), Vec<f64>> = BTreeMap::new();
+    for cell in cells {
+        rows.entry(cell.reference).or_default().push(cell.test.ln_p);
+    }
+    let paid: Vec<f64> = rows
+        .values()
+        .map(|ps| sidak(ps.iter().copied().fold(0.0, f64::min), ps.len()))
+        .collect();
+    stats::fisher(&paid)
+}
+
+/// The MLPs of a cell; where only one of them is gated, both are seen as plain.
+pub fn mlps(
+    pair: &ComponentPair,
+    reference: (u32, Option<u32>),
+    candidate: (u32, Option<u32>),
+) -> Option<(Mlp<'_>, Mlp<'_>)> {
+    let a = Mlp::find(&pair.reference, reference.0, reference.1)?;
+    let b = Mlp::find(&pair.candidate, candidate.0, candidate.1)?;
+    if a.n_units().min(b.n_units()) < MIN_UNITS {
+        return None;
+    }
+    Some(if a.is_gated() && b.is_gated() { (a, b) } else { (a.as_plain(), b.as_plain()) })
+}
+
+/// Matches units of the chosen layers. `Ok(Err(reason))` when there is nothing to match.
+pub fn run(
+    pair: &ComponentPair,
+    question: Question,
+    settings: &Settings,
+    read: &ReadView,
+) -> Outcome {
+    let (a, b) = (&pair.reference, &pair.candidate);
+    let chosen = layers::chosen(a.n_layers, settings);
+    let mut diagonal = Vec::new();
+    if a.n_layers == b.n_layers {
+        for &layer in &chosen {
+            let experts_b = b.experts(layer);
+            for (i, expert_a) in a.experts(layer).into_iter().enumerate() {
+                // A dense layer stands against the first expert of a mixture.
+                let Some(&expert_b) = experts_b.get(i) else { continue };
+                if let Some((x, y)) = mlps(pair, (layer, expert_a), (layer, expert_b)) {
+                    diagonal.push(cell(&x, &y, question, false, settings, read)?);
+                }
+            }
+        }
+    }
+    let all_linked =
+        !diagonal.is_empty() && diagonal.iter().all(|cell| cell.test.ln_p <= LINKED_LN_P);
+    let coarse = chosen.len() < a.n_layers as usize;
+    let mut search = Vec::new();
+    if !all_linked {
+        for j in 0..b.n_layers {
+            for &i in &chosen {
+                let Some(expert_a) = a.experts(i).first().copied() else { continue };
+                for (e, expert_b) in b.experts(j).into_iter().enumerate() {
+                    let on_diagonal = i == j && e == 0 && a.n_layers == b.n_layers;
+                    // Experts may be re-ordered within a layer; across layers the first stands for all.
+                    if on_diagonal || (i != j && e > 0) {
+                        continue;
+                    }
+                    if let Some((x, y)) = mlps(pair, (i, expert_a), (j, expert_b)) {
+                        search.push(cell(&x, &y, question, coarse, settings, read)?);
+                    }
+                }
+            }
+        }
+    }
+    let diagonal_ps: Vec<f64> = diagonal.iter().map(|cell| cell.test.ln_p).collect();
+    let parts: Vec<f64> =
+        [stats::fisher(&diagonal_ps), search_ln_p(&search)].into_iter().flatten().collect();
+    let Some(best) = parts.iter().copied().reduce(f64::min) else {
+        return Ok(Err(format!(
+            "no layer of the two has MLPs that can be matched: up and down projections of at least \
+             {MIN_UNITS} units"
+        )));
+    };
+    // Two looks are paid for also when the diagonal made the second one needless.
+    let n_looks = if diagonal.is_empty() { 1 } else { 2 };
+    let units = diagonal.iter().chain(&search).map(|c| c.test.n).max().unwrap_or(0);
+    let mut selection = layers::rule(a.n_layers, settings);
+    selection.push_str(&format!("; up to {units} units of the smaller MLP against all of the larger"));
+    if !search.is_empty() {
+        selection.push_str(&format!("; searched among all {} candidate layers", b.n_layers));
+    }
+    Ok(Ok(Grid { diagonal, search, ln_p: sidak(best, n_looks), selection }))
+}
+
+impl Grid {
+    /// The cell of each reference layer that links best.
+    pub fn best_cells(&self) -> Vec<&Cell> {
+        best_cells(self)
+    }
+
+    /// Whether any cell is linked.
+    pub fn has_link(&self) -> bool {
+        self.diagonal.iter().chain(&self.search).any(|c| c.test.ln_p <= LINKED_LN_P)
+    }
+}
+
+fn best_cells(grid: &Grid) -> Vec<&Cell> {
+    let mut best: BTreeMap<(u32, Option<u32>), &Cell> = BTreeMap::new();
+    for cell in grid.diagonal.iter().chain(&grid.search) {
+        best.entry(cell.reference)
+            .and_modify(|kept| {
+                if cell.test.ln_p < kept.test.ln_p {
+                    *kept = cell;
+                }
+            })
+            .or_insert(cell);
+    }
+    best.into_values().collect()
+}
+
+/// Turns an outcome into a record: p, effects, heat map, selection; or the reason why not.
+///
+/// # Errors
+/// When the grid could not be computed or its combined ln p is no p-value.
+pub fn record(
+    test: &'static str,
+    component: &str,
+    outcome: &Outcome,
+) -> Result<TestRecord, EvidenceError> {
+    let grid = match outcome {
+        Ok(Ok(grid)) => grid,
+        Ok(Err(reason)) => return Ok(TestRecord::not_applicable(test, component, reason)),
+        Err(error) => return Err(EvidenceError::Numerical(error.to_string())),
+    };
+    let best = best_cells(grid);
+    let n = best.len() as f64;
+    let linked = best.iter().filter(|c| c.test.ln_p <= LINKED_LN_P).count();
+    let moved = best
+        .iter()
+        .filter(|c| c.test.ln_p <= LINKED_LN_P && c.reference.0 != c.candidate.0)
+        .count();
+    let cells = grid.diagonal.iter().chain(&grid.search).map(|c| LayerCell {
+        reference_layer: Some(c.reference.0),
+        candidate_layer: Some(c.candidate.0),
+        role: test.to_owned(),
+        value: c.agreement(),
+        ln_p: Some(c.test.ln_p),
+    });
+    // Half of the units of the closest layer, say, agreeing by chance is what the p excludes.
+    Ok(TestRecord::measured(test, component)
+        .with_p(PValue::new(grid.ln_p.min(0.0), PKind::Exact)?)
+        .with_effect("agreement", best.iter().map(|c| c.agreement()).sum::<f64>() / n)
+        .with_effect("spearman", best.iter().map(|c| c.test.spearman).sum::<f64>() / n)
+        .with_effect("n-layers-tested", n)
+        .with_effect("n-layers-linked", linked as f64)
+        .with_effect("n-layers-moved", moved as f64)
+        .with_detail(Detail::Selection(grid.selection.clone()))
+        .with_detail(Detail::Grid(LayerGrid {
+            quantity: "fraction of units on which the two matchings agree".to_owned(),
+            range: (0.0, 1.0),
+            cells: cells.collect(),
+        })))
+}
+
+/// Residual coordinates that the coarse search looks at.
+const COARSE_WIDTH: usize = 1024;
+
+/// The grid of a question in residual coordinates.
+pub fn in_residual_coordinates(
+    pair: &ComponentPair,
+    question: Question,
+    settings: &Settings,
+) -> Outcome {
+    let (a, b) = (pair.reference.hidden_size, pair.candidate.hidden_size);
+    let (Some(width), true) = (a, a == b) else {
+        let name = |d: Option<usize>| d.map_or("unknown".to_owned(), |d| d.to_string());
+        return Ok(Err(format!(
+            "the residual streams have widths {} and {}: their coordinates cannot be compared \
+             (token-lens-matching needs no equal width)",
+            name(a),
+            name(b)
+        )));
+    };
+    let coarse = stats::choose(width, width.min(COARSE_WIDTH), settings.seed, "coordinates");
+    run(pair, question, settings, &|_, mlp, view, units, is_coarse| {
+        let rows = mlp.rows(view, units)?;
+        Ok(if is_coarse { rows.select(Axis(1), &coarse) } else { rows })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sidak_is_exact_in_the_bulk_and_additive_in_the_tail() {
+        let p: f64 = 0.01;
+        let paid = sidak(p.ln(), 10).exp();
+        assert!((paid - (1.0 - 0.99f64.powi(10))).abs() < 1e-12);
+        assert!((sidak(-500.0, 10) - (-500.0 + 10f64.ln())).abs() < 1e-12);
+        assert_eq!(sidak(0.0, 3), 0.0);
+    }
+}

@@ -1,0 +1,87 @@
+//! The token lens: what each hidden unit says to each token's embedding, without a forward pass.
+//!
+//! H = W·diag(γ)·X, where column t of X is the normalised embedding of token t. A rotation Q of the
+//! residual stream turns embeddings into Q·e and rows into w·Qᵀ: their products stay. For what a
+//! plain MLP writes, the output head takes the place of the embeddings. Columns are tokens, shared
+//! by both models, so the two widths need not agree.
+
+use super::folded;
+use super::product;
+use super::units::{Mlp, View};
+use crate::arch::{Component, Norm, Part, Role, RoleKind};
+use crate::tensor::TensorError;
+use ndarray::Array2;
+
+/// Normalised embeddings and folded output rows of the shared tokens of one model.
+#[derive(Debug, Clone)]
+pub struct Lens {
+    /// `[n_tokens, hidden_size]`: embeddings as the first norm would pass them on, without γ.
+    pub embeddings: Array2<f32>,
+    /// `[n_tokens, hidden_size]`: rows of the output head with the final γ folded in.
+    pub outputs: Array2<f32>,
+}
+
+/// RMS over the row, or LayerNorm's mean and variance.
+fn normalise_as_norm(rows: &mut Array2<f32>, norm: Norm) {
+    if norm == Norm::Layer {
+        product::centre_rows(rows);
+    }
+    // Unit length instead of unit RMS: the factor √d is common to all tokens.
+    product::normalise_rows(rows);
+}
+
+impl Lens {
+    /// Reads the rows of the given tokens.
+    ///
+    /// # Errors
+    /// When the weights cannot be read or are not finite; `None` without embeddings or a token id
+    /// beyond them.
+    pub fn read(component: &Component, tokens: &[usize]) -> Result<Option<Self>, TensorError> {
+        let embedding = Role::outside(RoleKind::TokenEmbedding);
+        let (Some(stored), Some(head)) = (component.role(embedding), component.output_head())
+        else {
+            return Ok(None);
+        };
+        let n_rows = stored.n_rows().min(head.n_rows());
+        if tokens.iter().any(|&t| t >= n_rows) {
+            return Ok(None);
+        }
+        let mut embeddings = stored.gather(tokens)?;
+        normalise_as_norm(&mut embeddings, component.norm);
+        let mut outputs = head.gather(tokens)?;
+        let final_norm = Role { part: Part::Weight, ..Role::outside(RoleKind::FinalNorm) };
+        if component.role(final_norm).is_some() {
+            let gains = folded::gains(component, None, RoleKind::OutputHead)?;
+            folded::fold(&mut outputs, gains.as_ref(), component.norm);
+        }
+        Ok(Some(Self { embeddings, outputs }))
+    }
+
+    /// A view of an MLP through the lens: `[units.len(), n_tokens]`, each row centred over tokens.
+    ///
+    /// # Errors
+    /// When the weights cannot be read or are not finite.
+    pub fn rows(
+        &self,
+        mlp: &Mlp<'_>,
+        view: View,
+        units: &[usize],
+    ) -> Result<Array2<f32>, TensorError> {
+        let rows = mlp.rows(view, units)?;
+        let tokens = if mlp.reads(view) { &self.embeddings } else { &self.outputs };
+        let mut seen = product::rows_by_rows(rows.view(), tokens.view());
+        product::centre_rows(&mut seen);
+        Ok(seen)
+    }
+}
+
+impl Lens {
+    /// The lens of the first `n_tokens` tokens only.
+    pub fn head(&self, n_tokens: usize) -> Self {
+        let n = n_tokens.min(self.embeddings.nrows());
+        Self {
+            embeddings: self.embeddings.slice(ndarray::s![..n, ..]).to_owned(),
+            outputs: self.outputs.slice(ndarray::s![..n, ..]).to_owned(),
+        }
+    }
+}
