@@ -92,7 +92,7 @@ fn page(model: &Model, section: &ModelSection, tensors: bool) -> String {
         line(format!("note: {note}"));
     }
     let mut components = Table::new();
-    components.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    components.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     components.set_header(["component", "family", "layers", "width", "tensors", "parameters", "roles from"]);
     for c in &section.components {
         components.add_row([
@@ -108,7 +108,7 @@ fn page(model: &Model, section: &ModelSection, tensors: bool) -> String {
     out.push_str(&format!("{components}\n"));
     if tensors {
         let mut table = Table::new();
-        table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["tensor", "dtype", "shape", "role"]);
         for component in &model.components {
             let roles = roles(component);
@@ -124,7 +124,7 @@ fn page(model: &Model, section: &ModelSection, tensors: bool) -> String {
         out.push_str(&format!("{table}\n"));
     }
     let mut files = Table::new();
-    files.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    files.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     files.set_header(["file", "bytes", "sha256"]);
     for file in &section.files {
         files.add_row([

@@ -77,12 +77,12 @@ pub fn print_error(error: &anyhow::Error) {
     let mut last = String::new();
     for cause in error.chain() {
         // A transparent error repeats its source word for word.
-        let line = crate::report::visible(&cause.to_string());
+        let line = crate::report::visible(&cause.to_string()).into_owned();
         if line != last {
             text.push_str(if text.is_empty() { "error: " } else { "\n  because: " });
             text.push_str(&line);
         }
-        last = line.into_owned();
+        last = line;
     }
     eprintln!("{text}");
 }

@@ -7,6 +7,7 @@ use super::pair::ComponentPair;
 use super::record::{Detail, TestRecord};
 use super::spec::{Need, Scope, TestSpec};
 use super::{Run, Test};
+use crate::fingerprint::units::Mlp;
 
 static SPEC: TestSpec = TestSpec {
     id: "tensor-correspondence",
@@ -45,7 +46,22 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
         })
         .collect();
     let renamed = names.iter().filter(|(a, b, _)| a != b).count() as f64;
-    Ok(TestRecord::measured(SPEC.id, &pair.id)
+    let mut record = TestRecord::measured(SPEC.id, &pair.id);
+    // Sizes, where roles are known: what was pruned or added.
+    for (side, component) in [("reference", &pair.reference), ("candidate", &pair.candidate)] {
+        if component.n_layers > 0 {
+            let name = format!("n-layers-{side}");
+            record = record.with_effect(&name, f64::from(component.n_layers));
+        }
+        let first = component.experts(0).first().and_then(|&e| Mlp::find(component, 0, e));
+        if let Some(mlp) = first {
+            record = record.with_effect(&format!("n-units-{side}"), mlp.n_units() as f64);
+        }
+        if let Some(width) = component.hidden_size {
+            record = record.with_effect(&format!("hidden-size-{side}"), width as f64);
+        }
+    }
+    Ok(record
         .with_effect("n-tensors-paired", n)
         .with_effect("n-only-in-reference", found.only_reference as f64)
         .with_effect("n-only-in-candidate", found.only_candidate as f64)

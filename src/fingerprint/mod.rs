@@ -5,3 +5,4 @@ pub mod lens;
 pub mod product;
 pub mod sketch;
 pub mod units;
+pub mod vocabulary;

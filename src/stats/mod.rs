@@ -3,6 +3,7 @@
 //! Imports nothing of ours; every function is deterministic in its arguments.
 
 pub mod pvalue;
+pub mod thin; pub use thin::*; pub mod sampling;
 pub mod spectral;
 
 pub use pvalue::{PKind, PValue, PValueError};

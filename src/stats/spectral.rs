@@ -2,7 +2,7 @@
 
 use super::sampling;
 use ndarray::{Array1, Array2, ArrayView2, Axis};
-use rand::Rng;
+use rand::RngExt;
 
 /// Orthonormalises the columns in place (modified Gram–Schmidt, twice for stability).
 fn orthonormalise(columns: &mut Array2<f64>) {

@@ -170,7 +170,7 @@ fn copies(records: &[&TestRecord]) -> Option<Judged> {
 /// Steps that shapes and tests show, in the order of application as far as it can be told.
 fn operations(records: &[&TestRecord], links: &Links) -> Vec<Operation> {
     let mut steps = Vec::new();
-    let structure = |name| effect(records, "tensor-correspondence", name);
+    let structure = |name: &str| effect(records, "tensor-correspondence", name);
     let sizes = |what: &str| {
         Some((
             structure(&format!("n-{what}-reference"))?,

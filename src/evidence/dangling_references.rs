@@ -1,0 +1,1 @@
+use super::*; pub const TEST: Test = super::gate_up_matching::TEST;
