@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Random access to the bytes of one file.
 pub trait ByteSource: Send + Sync + std::fmt::Debug {
@@ -28,13 +30,50 @@ pub trait ByteSource: Send + Sync + std::fmt::Debug {
     fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>>;
 }
 
-/// A memory-mapped file: pages are read when they are looked at and can be dropped at any time, so
-/// that memory does not grow with the file.
+/// Bytes read through maps after which their pages are handed back to the system.
+const RESIDENT_BYTES: u64 = 256 << 20;
+/// What a read may make resident beyond its own bytes: the system maps pages around a fault.
+const FAULT_AROUND_BYTES: u64 = 64 << 10;
+
+/// Every open map, and how much was read through them since their pages were last handed back.
+static MAPS: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
+static TOUCHED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// A memory-mapped file. Pages are read when they are looked at and handed back after
+/// [`RESIDENT_BYTES`], so that resident memory does not grow with the size or number of files.
 #[derive(Debug)]
 pub struct MappedFile {
     name: String,
     // An empty file cannot be mapped.
-    map: Option<Mmap>,
+    map: Option<Arc<Mmap>>,
+}
+
+/// Counts a read and, once enough was read, lets the system take the pages of all maps back. They
+/// stay in its cache and come again at the next look.
+fn count_read(n_bytes: u64) {
+    let counted = n_bytes + FAULT_AROUND_BYTES;
+    if TOUCHED_BYTES.fetch_add(counted, Ordering::Relaxed) + counted < RESIDENT_BYTES {
+        return;
+    }
+    TOUCHED_BYTES.store(0, Ordering::Relaxed);
+    let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+    maps.retain(|map| {
+        let Some(map) = map.upgrade() else {
+            return false;
+        };
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is read-only and backed by a file, so dropped pages are read again
+            // with the same content; slices that others hold stay valid.
+            let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            if let Err(error) = advised {
+                tracing::debug!(%error, "the system keeps the pages of a mapped file");
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = map;
+        true
+    });
 }
 
 impl MappedFile {
@@ -52,17 +91,26 @@ impl MappedFile {
             ));
         }
         if metadata.len() == 0 {
-            return Ok(Self { name: name.to_owned(), map: None });
+            return Ok(Self {
+                name: name.to_owned(),
+                map: None,
+            });
         }
         // SAFETY: the map is read-only and private to this process. Another process that truncates
         // the file while we read could still cut pages away under us; the threat model says so, and
         // the hub cache never truncates a published blob.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Self { name: name.to_owned(), map: Some(map) })
+        let map = Arc::new(unsafe { Mmap::map(&file)? });
+        MAPS.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::downgrade(&map));
+        Ok(Self {
+            name: name.to_owned(),
+            map: Some(map),
+        })
     }
 
     fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+        self.map.as_ref().map_or(&[], |map| &map[..])
     }
 }
 
@@ -80,7 +128,10 @@ impl ByteSource for MappedFile {
             .ok()
             .zip(usize::try_from(range.end).ok())
             .and_then(|(start, end)| self.bytes().get(start..end));
-        bytes.map(Cow::Borrowed).ok_or_else(|| beyond_the_end(&range, self.len()))
+        count_read(range.end.saturating_sub(range.start).min(self.len()));
+        bytes
+            .map(Cow::Borrowed)
+            .ok_or_else(|| beyond_the_end(&range, self.len()))
     }
 }
 
@@ -94,7 +145,10 @@ pub struct MemoryFile {
 impl MemoryFile {
     /// Takes the bytes; `name` is what messages call them.
     pub fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
-        Self { name: name.into(), bytes }
+        Self {
+            name: name.into(),
+            bytes,
+        }
     }
 }
 
@@ -112,14 +166,19 @@ impl ByteSource for MemoryFile {
             .ok()
             .zip(usize::try_from(range.end).ok())
             .and_then(|(start, end)| self.bytes.get(start..end));
-        bytes.map(Cow::Borrowed).ok_or_else(|| beyond_the_end(&range, self.len()))
+        bytes
+            .map(Cow::Borrowed)
+            .ok_or_else(|| beyond_the_end(&range, self.len()))
     }
 }
 
 fn beyond_the_end(range: &Range<u64>, len: u64) -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
-        format!("expected bytes {}..{}, found a file of {len} bytes", range.start, range.end),
+        format!(
+            "expected bytes {}..{}, found a file of {len} bytes",
+            range.start, range.end
+        ),
     )
 }
 

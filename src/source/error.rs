@@ -26,7 +26,9 @@ pub enum SourceError {
         limit: usize,
     },
     /// The repository, or the revision, is not there or not visible without a token.
-    #[error("{repository}: no such repository or revision {revision} on {endpoint}; check the spelling, or set HF_TOKEN if it is private")]
+    #[error(
+        "{repository}: no such repository or revision {revision} on {endpoint}; check the spelling, or set HF_TOKEN if it is private"
+    )]
     NotFound {
         /// `org/name`.
         repository: String,
@@ -36,7 +38,9 @@ pub enum SourceError {
         endpoint: String,
     },
     /// The repository is there but its owner must grant access.
-    #[error("{repository}: access is gated; accept the conditions on {endpoint}/{repository} and set HF_TOKEN to a token of that account")]
+    #[error(
+        "{repository}: access is gated; accept the conditions on {endpoint}/{repository} and set HF_TOKEN to a token of that account"
+    )]
     Gated {
         /// `org/name`.
         repository: String,
@@ -44,7 +48,9 @@ pub enum SourceError {
         endpoint: String,
     },
     /// The token was refused.
-    #[error("{endpoint} refused the token ({status}); set HF_TOKEN to a valid one, or unset it for public models")]
+    #[error(
+        "{endpoint} refused the token ({status}); set HF_TOKEN to a valid one, or unset it for public models"
+    )]
     Unauthorized {
         /// The hub.
         endpoint: String,
@@ -52,7 +58,9 @@ pub enum SourceError {
         status: u16,
     },
     /// The server asked to slow down, again and again.
-    #[error("{url}: the server still limits the rate after {attempts} attempts over {waited:?}; try again later, or set HF_TOKEN for a higher limit")]
+    #[error(
+        "{url}: the server still limits the rate after {attempts} attempts over {waited:?}; try again later, or set HF_TOKEN for a higher limit"
+    )]
     RateLimited {
         /// What was asked for.
         url: String,
@@ -62,7 +70,9 @@ pub enum SourceError {
         waited: Duration,
     },
     /// The server kept failing.
-    #[error("{url}: failed {attempts} times, last with: {last}; what was fetched is kept, run the command again to go on")]
+    #[error(
+        "{url}: failed {attempts} times, last with: {last}; what was fetched is kept, run the command again to go on"
+    )]
     Unreachable {
         /// What was asked for.
         url: String,
@@ -82,7 +92,9 @@ pub enum SourceError {
         found: String,
     },
     /// A file is not what the server said it would be.
-    #[error("{file}: expected the digest {expected}, found {found}; the download was thrown away, run the command again")]
+    #[error(
+        "{file}: expected the digest {expected}, found {found}; the download was thrown away, run the command again"
+    )]
     Digest {
         /// Path in the repository.
         file: String,

@@ -23,7 +23,12 @@ pub(super) fn folder(root: &Path) -> Result<Snapshot, SourceError> {
         return Err(SourceError::EmptyFolder(root.to_owned()));
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Snapshot { label: label(root), revision: None, root: root.to_owned(), files })
+    Ok(Snapshot {
+        label: label(root),
+        revision: None,
+        root: root.to_owned(),
+        files,
+    })
 }
 
 /// The model in a single file; a config beside it is not looked for, since it may be another's.
@@ -40,15 +45,27 @@ pub(super) fn file(path: &Path) -> Result<Snapshot, SourceError> {
         sha256: None,
         git_blob: None,
     };
-    Ok(Snapshot { label: name, revision: None, root: path.to_owned(), files: vec![file] })
+    Ok(Snapshot {
+        label: name,
+        revision: None,
+        root: path.to_owned(),
+        files: vec![file],
+    })
 }
 
 /// The last part of the path as people see it; `.` and `..` are resolved first.
 fn label(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     // A link is called by its own name, not by that of the blob behind it.
-    let named = if path.file_name().is_some() { path } else { &whole };
-    named.file_name().map_or_else(|| ".".to_owned(), |name| name.to_string_lossy().into_owned())
+    let named = if path.file_name().is_some() {
+        path
+    } else {
+        &whole
+    };
+    named.file_name().map_or_else(
+        || ".".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 fn list(
@@ -63,7 +80,10 @@ fn list(
         let entry = entry.map_err(failed)?;
         *n_seen += 1;
         if *n_seen > MAX_FILES {
-            return Err(SourceError::TooManyFiles { path: root.to_owned(), limit: MAX_FILES });
+            return Err(SourceError::TooManyFiles {
+                path: root.to_owned(),
+                limit: MAX_FILES,
+            });
         }
         let path = entry.path();
         let kind = entry.file_type().map_err(failed)?;
@@ -77,8 +97,12 @@ fn list(
             }
             continue;
         }
-        let Ok(relative) = path.strip_prefix(root) else { continue };
-        let relative = relative.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
+        let Ok(relative) = path.strip_prefix(root) else {
+            continue;
+        };
+        let relative = relative
+            .to_string_lossy()
+            .replace(std::path::MAIN_SEPARATOR, "/");
         if !is_needed(&relative) {
             continue;
         }
@@ -105,7 +129,13 @@ mod tests {
     fn a_folder_is_listed_in_order_and_without_what_is_hidden() {
         let folder_ = tempfile::tempdir().unwrap();
         let root = folder_.path();
-        for path in ["model.safetensors", "config.json", "a/b.json", ".git/config.json", "x.png"] {
+        for path in [
+            "model.safetensors",
+            "config.json",
+            "a/b.json",
+            ".git/config.json",
+            "x.png",
+        ] {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, b"{}").unwrap();
@@ -128,9 +158,9 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("blob"), b"{}").unwrap();
         let root = tempfile::tempdir().unwrap();
-        let link = std::os::unix::fs::symlink::<&Path, &Path>;
-        link(&outside.path().join("blob"), &root.path().join("config.json")).unwrap();
-        link(root.path(), &root.path().join("circle")).unwrap();
+        use std::os::unix::fs::symlink;
+        symlink(outside.path().join("blob"), root.path().join("config.json")).unwrap();
+        symlink(root.path(), root.path().join("circle")).unwrap();
         let snapshot = folder(root.path()).unwrap();
         assert_eq!(snapshot.files.len(), 1);
         assert_eq!(snapshot.files[0].path, "config.json");

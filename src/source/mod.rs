@@ -78,9 +78,10 @@ pub fn resolve(
     match model {
         ModelRef::Folder(path) => local::folder(path),
         ModelRef::File(path) => local::file(path),
-        ModelRef::Hub { repository, revision } => {
-            hub::snapshot(repository, revision.as_deref(), options, progress)
-        }
+        ModelRef::Hub {
+            repository,
+            revision,
+        } => hub::snapshot(repository, revision.as_deref(), options, progress),
     }
 }
 
@@ -94,7 +95,9 @@ const ARTEFACT_EXTENSIONS: &[&str] = &["json", "txt", "jinja", "py", "md", "mode
 /// same weights are left where they are.
 pub fn is_needed(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let Some((_, extension)) = name.rsplit_once('.') else { return name == "LICENSE" };
+    let Some((_, extension)) = name.rsplit_once('.') else {
+        return name == "LICENSE";
+    };
     // Consolidated copies and exports beside the main checkpoint repeat the same weights.
     let nested = path.contains('/');
     if WEIGHT_EXTENSIONS.contains(&extension) {

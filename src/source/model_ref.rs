@@ -33,7 +33,9 @@ pub enum ModelRefError {
     #[error("hf:{0}: expected org/name@revision, with letters, digits, `-`, `_` and `.`")]
     BadRepository(String),
     /// Not a revision.
-    #[error("{0}: a revision is a branch, a tag or a commit, and cannot be empty, hold `..` or begin with `/`")]
+    #[error(
+        "{0}: a revision is a branch, a tag or a commit, and cannot be empty, hold `..` or begin with `/`"
+    )]
     BadRevision(String),
 }
 
@@ -46,7 +48,9 @@ fn is_repository(name: &str) -> bool {
             && !segment.ends_with(['.', '-'])
             && !segment.contains("--")
             && !segment.contains("..")
-            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && segment
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
     name.len() <= 96 && segments.len() <= 2 && segments.iter().all(good)
 }
@@ -58,7 +62,9 @@ fn is_revision(revision: &str) -> bool {
         && !revision.contains("..")
         && !revision.starts_with(['/', '-'])
         && !revision.ends_with('/')
-        && revision.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./+".contains(&b))
+        && revision
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_./+".contains(&b))
 }
 
 fn hub(text: &str) -> Result<ModelRef, ModelRefError> {
@@ -104,8 +110,14 @@ impl fmt::Display for ModelRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) | Self::File(path) => write!(f, "{}", path.display()),
-            Self::Hub { repository, revision: None } => write!(f, "hf:{repository}"),
-            Self::Hub { repository, revision: Some(revision) } => {
+            Self::Hub {
+                repository,
+                revision: None,
+            } => write!(f, "hf:{repository}"),
+            Self::Hub {
+                repository,
+                revision: Some(revision),
+            } => {
                 write!(f, "hf:{repository}@{revision}")
             }
         }
@@ -124,10 +136,16 @@ mod tests {
         };
         assert_eq!("hf:org/na.me-1_b".parse(), Ok(expected(None)));
         assert_eq!("org/na.me-1_b".parse(), Ok(expected(None)));
-        assert_eq!("org/na.me-1_b@refs/pr/2".parse(), Ok(expected(Some("refs/pr/2"))));
+        assert_eq!(
+            "org/na.me-1_b@refs/pr/2".parse(),
+            Ok(expected(Some("refs/pr/2")))
+        );
         assert_eq!(
             "hf:gpt2".parse(),
-            Ok(ModelRef::Hub { repository: "gpt2".into(), revision: None })
+            Ok(ModelRef::Hub {
+                repository: "gpt2".into(),
+                revision: None
+            })
         );
     }
 
@@ -152,7 +170,10 @@ mod tests {
     fn a_mistyped_path_is_not_taken_for_a_repository() {
         for text in ["nosuchfolder", "./no/such", "/no/such", "no/such/folder"] {
             let error = text.parse::<ModelRef>().unwrap_err();
-            assert!(matches!(error, ModelRefError::NoSuchPath(_)), "{text}: {error}");
+            assert!(
+                matches!(error, ModelRefError::NoSuchPath(_)),
+                "{text}: {error}"
+            );
         }
     }
 

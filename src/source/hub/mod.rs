@@ -17,5 +17,8 @@ pub(super) fn snapshot(
     _: &dyn Progress,
 ) -> Result<Snapshot, SourceError> {
     let cache = options.cache.clone().unwrap_or_default();
-    Err(SourceError::Offline { what: repository.to_owned(), cache })
+    Err(SourceError::Offline {
+        what: repository.to_owned(),
+        cache,
+    })
 }
