@@ -9,21 +9,32 @@ use crate::tensor::Matrix;
 use ndarray::{Array2, Axis};
 
 /// Rows and columns read of a matrix at most.
-const MAX_ROWS: usize = 768;
-const MAX_COLS: usize = 1024;
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
 
 /// The same sub-block of two matrices of equal role.
 pub struct Block {
     /// The role.
     pub role: Role,
-    /// Of the reference, `[≤ 768, ≤ 1024]`, f64.
+    /// Of the reference, within the limit, f64.
     pub reference: Array2<f64>,
     /// Of the candidate.
     pub candidate: Array2<f64>,
 }
 
 /// Reads the sub-block that the seed draws for a role.
-fn read(role: Role, a: &Matrix, b: &Matrix, settings: &Settings) -> Result<Block, EvidenceError> {
+fn read(
+    role: Role,
+    a: &Matrix,
+    b: &Matrix,
+    limit: Limit,
+    settings: &Settings,
+) -> Result<Block, EvidenceError> {
     let pick = |n: usize, limit: usize, what: &str| {
         stats::choose(
             n,
@@ -32,8 +43,8 @@ fn read(role: Role, a: &Matrix, b: &Matrix, settings: &Settings) -> Result<Block
             &format!("block/{what}/{role}"),
         )
     };
-    let rows = pick(a.n_rows(), MAX_ROWS, "rows");
-    let cols = pick(a.n_cols(), MAX_COLS, "columns");
+    let rows = pick(a.n_rows(), limit.rows, "rows");
+    let cols = pick(a.n_cols(), limit.cols, "columns");
     let gather = |matrix: &Matrix| -> Result<Array2<f64>, EvidenceError> {
         Ok(matrix.gather(&rows)?.select(Axis(1), &cols).mapv(f64::from))
     };
@@ -50,6 +61,7 @@ fn read(role: Role, a: &Matrix, b: &Matrix, settings: &Settings) -> Result<Block
 /// When a weight cannot be read or is not finite.
 pub fn for_each(
     pair: &ComponentPair,
+    limit: Limit,
     settings: &Settings,
     mut f: impl FnMut(Block) -> Result<(), EvidenceError>,
 ) -> Result<usize, EvidenceError> {
@@ -59,7 +71,7 @@ pub fn for_each(
         let in_chosen = role.layer.is_some_and(|layer| chosen.contains(&layer));
         let matrix = role.part == Part::Weight && a.n_rows() >= 16 && a.n_cols() >= 16;
         if in_chosen && matrix {
-            f(read(role, a, b, settings)?)?;
+            f(read(role, a, b, limit, settings)?)?;
             n += 1;
         }
     }
@@ -74,7 +86,7 @@ pub fn for_each(
             let (a, b) = (Matrix::new(a.clone())?, Matrix::new(b.clone())?);
             if a.n_rows() >= 16 && a.n_cols() >= 9 {
                 let role = Role::in_layer(crate::arch::RoleKind::Up, index as u32);
-                f(read(role, &a, &b, settings)?)?;
+                f(read(role, &a, &b, limit, settings)?)?;
                 n += 1;
             }
         }

@@ -18,6 +18,7 @@ mod config_comparison;
 mod dangling_references;
 mod file_identity;
 mod gate_up_matching;
+mod in_place;
 pub mod name_order;
 mod norm_vectors;
 mod residual_noise;

@@ -37,6 +37,12 @@ const MAX_EXCESS_KURTOSIS: f64 = 0.15;
 const MAX_CORRELATION: f64 = 0.02;
 const MAX_EDGE_RATIO: f64 = 1.08;
 
+/// What is read of a matrix: enough for an edge that is sharp to a percent.
+const LIMIT: block::Limit = block::Limit {
+    rows: 768,
+    cols: 1024,
+};
+
 /// One tensor's difference.
 struct Residual {
     sigma: f64,
@@ -72,7 +78,7 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
     let mut residuals: Vec<Residual> = Vec::new();
     let mut cells = Vec::new();
     let (mut n_equal, mut n_values, mut sum_squares) = (0u32, 0f64, 0f64);
-    let n_blocks = block::for_each(pair, settings, |block| {
+    let n_blocks = block::for_each(pair, LIMIT, settings, |block| {
         let delta = &block.candidate - &block.reference;
         let as_f32 = |x: &ndarray::Array2<f64>| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let (reference, difference) = (as_f32(&block.reference), as_f32(&delta));

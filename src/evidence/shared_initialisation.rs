@@ -1,17 +1,22 @@
 //! `shared-initialisation`: what two models have in common, is it what was learned or where it began?
 //!
 //! Every exact test has independent *initialisation* as its null and links two runs from one seed.
-//! A derived model holds what its parent learned: the reference's leading singular directions are in
-//! it. Two runs from one initialisation share the initialiser's noise and little else.
+//! What tells them apart: a derived model holds what its parent learned, so the parent's leading
+//! singular directions are in it as much as its trailing ones are. Two runs from one initialisation
+//! share only the initialiser's noise, which fills all directions evenly, while learning goes to the
+//! leading ones: of those a smaller share is in the other model. The ratio of the two shares is 1 for
+//! copies, noised copies, merges and fine-tunes, and below 1 for twins, whatever the shares are.
 
 use super::block;
 use super::context::{EvidenceError, Settings};
+use super::in_place;
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
 use super::spec::{Need, Scope, TestSpec};
 use super::token_lens_matching;
 use super::unit_matching::{self, Cell, Grid, LINKED_LN_P, Outcome, Side};
 use super::{Run, Test};
+use crate::fingerprint::learned::{Directions, Held, Noise};
 use crate::fingerprint::product;
 use crate::fingerprint::units::{Mlp, View};
 use crate::stats;
@@ -25,12 +30,19 @@ static SPEC: TestSpec = TestSpec {
                started?",
     scope: Scope::Component,
     needs: &[Need::Weights],
-    null: None,
-    p_value: None,
+    null: Some(
+        "The models were initialised independently: a unit of the candidate is no more like the unit \
+         in the same place of the reference than like any other.",
+    ),
+    p_value: Some(
+        "Permutation of the hidden units of each layer, which initialisers draw exchangeably; layers \
+         are permuted independently and combined by Fisher. It links twins and derived models alike: \
+         what tells them apart is the effect `learned-kept`, which has no p.",
+    ),
     survives: "noise, casting, fine-tuning, long continued pre-training",
-    defeated_by: "a changed basis or order (there is then nothing in common in these coordinates); a twin \
-                  of the parent that was hardly trained",
-    citation: "modelkin",
+    defeated_by: "a changed basis or order (there is then nothing in common in these coordinates); models \
+                  that were hardly trained, in which there is nothing learned to look for",
+    citation: "modelkin; Phipson and Smyth (2010) for the permutation p",
 };
 
 /// The registered test.
@@ -39,25 +51,13 @@ pub const TEST: Test = Test {
     run: Run::Component(run),
 };
 
-/// Leading directions, and iterations to find them.
-const N_DIRECTIONS: usize = 8;
-const N_ITERATIONS: usize = 8;
 /// Units of the smaller MLP that are aligned at most.
-const MAX_UNITS: usize = 768;
-
-fn inner(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
-    a.iter().zip(b).map(|(x, y)| x * y).sum()
-}
-
-/// How much of `a`'s leading directions, and of the rest of `a`, is in `b`: 1 where b = a + noise.
-fn coefficients(a: &Array2<f64>, b: &Array2<f64>, seed: u64) -> Option<(f64, f64)> {
-    let basis = stats::top_right_subspace(a.view(), N_DIRECTIONS, N_ITERATIONS, seed);
-    let leading = a.dot(&basis).dot(&basis.t());
-    let rest = a - &leading;
-    let (top_norm, rest_norm) = (inner(&leading, &leading), inner(&rest, &rest));
-    (top_norm > 0.0 && rest_norm > 0.0)
-        .then(|| (inner(&leading, b) / top_norm, inner(&rest, b) / rest_norm))
-}
+const MAX_UNITS: usize = 512;
+/// What is read of a matrix that stands in place.
+const LIMIT: block::Limit = block::Limit {
+    rows: 512,
+    cols: 384,
+};
 
 /// Rows of the second view of two matched MLPs, the candidate's units in the reference's order.
 ///
@@ -123,69 +123,87 @@ fn align(
     }))
 }
 
-/// Running totals over layers.
+/// What was found over all matrices that were looked at.
 #[derive(Default)]
 struct Totals {
-    shared: Vec<f64>,
-    spread: Vec<f64>,
-    forward: Vec<f64>,
-    backward: Vec<f64>,
-    rest: Vec<f64>,
+    /// Shares of the reference's directions in the candidate, and the reverse.
+    forward: Vec<Held>,
+    backward: Vec<Held>,
+    shared_std: Vec<f64>,
+    reference_std: Vec<f64>,
     cells: Vec<LayerCell>,
+    noise: Noise,
+}
+
+/// The place of a cell in the picture: layers and row.
+type Place = (Option<u32>, Option<u32>, String);
+
+fn mean(xs: &[f64]) -> f64 {
+    xs.iter().sum::<f64>() / xs.len() as f64
+}
+
+fn deviation(xs: &[f64]) -> f64 {
+    let m = mean(xs);
+    (xs.iter().map(|x| (x - m).powi(2)).sum::<f64>() / xs.len() as f64).sqrt()
 }
 
 impl Totals {
-    fn add(
-        &mut self,
-        a: &Array2<f64>,
-        b: &Array2<f64>,
-        seed: u64,
-        (reference_layer, candidate_layer, role): (Option<u32>, Option<u32>, String),
-    ) {
-        let (Some(ab), Some(ba)) = (coefficients(a, b, seed), coefficients(b, a, seed)) else {
+    fn add(&mut self, a: &Array2<f64>, b: &Array2<f64>, seed: u64, place: Place) {
+        let (of_a, of_b) = (Directions::of(a, seed), Directions::of(b, seed));
+        let (Some(of_a), Some(of_b)) = (of_a, of_b) else {
             return;
         };
+        let (forward, backward) = (
+            of_a.held_by(a, b, &mut self.noise, seed),
+            of_b.held_by(b, a, &mut self.noise, seed),
+        );
         let n = a.len() as f64;
-        let product = inner(a, b) / n;
-        self.shared.push(product.signum() * product.abs().sqrt());
-        self.spread.push((inner(a, a) / n).sqrt());
-        self.forward.push(ab.0);
-        self.backward.push(ba.0);
-        self.rest.push(ab.1);
+        let product = a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() / n;
+        self.shared_std
+            .push(product.signum() * product.abs().sqrt());
+        self.reference_std
+            .push((a.iter().map(|x| x * x).sum::<f64>() / n).sqrt());
         self.cells.push(LayerCell {
-            reference_layer,
-            candidate_layer,
-            role,
-            value: ab.0,
+            reference_layer: place.0,
+            candidate_layer: place.1,
+            role: place.2,
+            value: forward.leading_share(),
             ln_p: None,
         });
+        self.forward.push(forward);
+        self.backward.push(backward);
     }
 
-    fn record(self, pair: &ComponentPair, basis: &str) -> TestRecord {
-        if self.shared.is_empty() {
+    /// `linked`: whether there is a link whose kind can be told; without one the ratios are noise
+    /// divided by noise, and are not reported.
+    fn record(self, pair: &ComponentPair, basis: &str, linked: bool) -> TestRecord {
+        if self.shared_std.is_empty() {
             let reason = "no weight matrices of equal role and shape";
             return TestRecord::not_applicable(SPEC.id, &pair.id, reason);
         }
-        let mean = |xs: &[f64]| xs.iter().sum::<f64>() / xs.len() as f64;
-        let deviation = |xs: &[f64]| {
-            let m = mean(xs);
-            (xs.iter().map(|x| (x - m).powi(2)).sum::<f64>() / xs.len() as f64).sqrt()
-        };
-        TestRecord::measured(SPEC.id, &pair.id)
-            .with_effect("shared-std", mean(&self.shared))
-            .with_effect("shared-std-deviation", deviation(&self.shared))
-            .with_effect("reference-std", mean(&self.spread))
-            .with_effect(
-                "leading-directions-of-reference-in-candidate",
-                mean(&self.forward),
-            )
-            .with_effect(
-                "leading-directions-of-candidate-in-reference",
-                mean(&self.backward),
-            )
-            .with_effect("leading-directions-deviation", deviation(&self.forward))
-            .with_effect("rest-of-reference-in-candidate", mean(&self.rest))
-            .with_effect("n-tensors", self.shared.len() as f64)
+        let mut record = TestRecord::measured(SPEC.id, &pair.id)
+            .with_effect("shared-std", mean(&self.shared_std))
+            .with_effect("shared-std-deviation", deviation(&self.shared_std))
+            .with_effect("reference-std", mean(&self.reference_std))
+            .with_effect("n-matrices", self.shared_std.len() as f64);
+        for (held, of, by) in [
+            (&self.forward, "reference", "candidate"),
+            (&self.backward, "candidate", "reference"),
+        ] {
+            let total: Held = held.iter().copied().sum();
+            record = record
+                .with_effect(&format!("leading-of-{of}-in-{by}"), total.leading_share())
+                .with_effect(&format!("trailing-of-{of}-in-{by}"), total.trailing_share())
+                .with_effect(
+                    &format!("learned-in-{of}"),
+                    mean(&held.iter().map(|h| h.learned).collect::<Vec<_>>()),
+                );
+            if linked && let Some((ratio, interval)) = Held::ratio(held) {
+                let name = format!("learned-of-{of}-kept");
+                record = record.with_effect_interval(&name, ratio, interval);
+            }
+        }
+        record
             .with_detail(Detail::Selection(basis.to_owned()))
             .with_detail(Detail::Grid(LayerGrid {
                 quantity: "share of the reference's leading directions found in the candidate"
@@ -209,19 +227,41 @@ fn linking_grid<'a>(pair: &'a ComponentPair, settings: &Settings) -> Option<(&'a
 }
 
 fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, EvidenceError> {
+    let p = in_place::p_value(pair, settings)?;
+    let in_place = p.is_some_and(|p| p.ln_p() <= LINKED_LN_P);
+    let grid = linking_grid(pair, settings);
     let mut totals = Totals::default();
-    let Some((grid, through_lens)) = linking_grid(pair, settings) else {
-        block::for_each(pair, settings, |block| {
-            let layer = block.role.layer;
-            let place = (layer, layer, block.role.row_name());
-            totals.add(&block.reference, &block.candidate, settings.seed, place);
-            Ok(())
-        })?;
-        return Ok(totals.record(
-            pair,
-            "matrices of equal role, in the order in which they stand",
-        ));
+    let record = match grid {
+        // Units that stand where they stood: every matrix can be compared as it is.
+        Some((grid, through_lens)) if !in_place => {
+            let basis = aligned(pair, grid, through_lens, settings, &mut totals)?;
+            totals.record(pair, &basis, true)
+        }
+        _ => {
+            block::for_each(pair, LIMIT, settings, |block| {
+                let layer = block.role.layer;
+                let place = (layer, layer, block.role.row_name());
+                totals.add(&block.reference, &block.candidate, settings.seed, place);
+                Ok(())
+            })?;
+            let basis = "matrices of equal role, in the order in which they stand";
+            totals.record(pair, basis, in_place || grid.is_some())
+        }
     };
+    Ok(match p {
+        Some(p) => record.with_p(p),
+        None => record,
+    })
+}
+
+/// Looks at the second views of the MLPs of linked layers, units aligned by the first; says so in words.
+fn aligned(
+    pair: &ComponentPair,
+    grid: &Grid,
+    through_lens: bool,
+    settings: &Settings,
+    totals: &mut Totals,
+) -> Result<String, EvidenceError> {
     let lenses = match through_lens {
         true => token_lens_matching::lenses(pair)?.ok(),
         false => None,
@@ -232,11 +272,8 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
         (None, _) => mlp.rows(view, units),
     };
     let mut n_identity = 0;
-    for cell in grid
-        .best_cells()
-        .into_iter()
-        .filter(|c| c.test.ln_p <= LINKED_LN_P)
-    {
+    let linked = |cell: &&Cell| cell.test.ln_p <= LINKED_LN_P;
+    for cell in grid.best_cells().into_iter().filter(linked) {
         if let Some(aligned) = align(cell, pair, settings, &read)? {
             n_identity += u32::from(aligned.identity);
             let place = (
@@ -247,15 +284,14 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
             totals.add(&aligned.reference, &aligned.candidate, settings.seed, place);
         }
     }
-    let basis = format!(
-        "the second view of the MLPs of {} linked layers{}, units in the order that the first view \
-         gives ({n_identity} of them as they stand)",
-        totals.shared.len(),
-        if through_lens {
-            ", through the token lens"
-        } else {
-            ""
-        },
-    );
-    Ok(totals.record(pair, &basis))
+    let lens = if through_lens {
+        ", through the token lens"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "the second view of the MLPs of {} linked layers{lens}, units in the order that the first \
+         view gives ({n_identity} of them as they stand)",
+        totals.shared_std.len(),
+    ))
 }

@@ -1,6 +1,7 @@
 //! Quantities computed from one model, on which the evidence tests stand. One file per kind.
 
 pub mod folded;
+pub mod learned;
 pub mod lens;
 pub mod product;
 pub mod sketch;

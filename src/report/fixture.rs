@@ -241,6 +241,7 @@ fn records() -> Vec<TestRecord> {
                 -(1000f64.ln()),
                 PKind::Permutation {
                     n_permutations: 999,
+                    n_combined: 1,
                 },
             ))
             .with_effect_interval("noise-std", NOISE_STD, Some((0.001_410, 0.001_415)))

@@ -149,6 +149,8 @@ struct RecordDoc<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     n_permutations: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    n_combined: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     n_reference: Option<u64>,
     effects: BTreeMap<&'a str, EffectDoc>,
     reason: Option<&'a str>,
@@ -334,7 +336,11 @@ fn record(r: &TestRecord) -> RecordDoc<'_> {
         ln_p: p.map(|p| Finite(p.ln_p())),
         p_kind: kind.map(|k| k.name()),
         n_permutations: match kind {
-            Some(PKind::Permutation { n_permutations }) => Some(n_permutations),
+            Some(PKind::Permutation { n_permutations, .. }) => Some(n_permutations),
+            _ => None,
+        },
+        n_combined: match kind {
+            Some(PKind::Permutation { n_combined, .. }) => Some(n_combined),
             _ => None,
         },
         n_reference: match kind {

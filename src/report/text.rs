@@ -187,7 +187,17 @@ pub(super) fn p_value(p: &PValue) -> String {
 pub(super) fn p_kind(kind: PKind) -> String {
     match kind {
         PKind::Exact | PKind::Asymptotic => kind.name().to_owned(),
-        PKind::Permutation { n_permutations: n } => format!("permutation, {} drawn", count(n)),
+        PKind::Permutation {
+            n_permutations: n,
+            n_combined: 1,
+        } => format!("permutation, {} drawn", count(n)),
+        PKind::Permutation {
+            n_permutations: n,
+            n_combined,
+        } => format!(
+            "permutation, {} drawn for each of {n_combined} layers",
+            count(n)
+        ),
         PKind::Calibrated { n_reference: n } => format!("calibrated on {} pairs", count(n)),
     }
 }

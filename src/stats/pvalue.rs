@@ -12,10 +12,13 @@ use std::fmt;
 pub enum PKind {
     /// The null distribution is known exactly; the value may be tiny.
     Exact,
-    /// Monte-Carlo permutation with the +1 correction (Phipson and Smyth, 2010): never below 1/(n+1).
+    /// Monte-Carlo permutation with the +1 correction (Phipson and Smyth, 2010): never below 1/(n+1),
+    /// or that to the power of the number of independent values that were combined.
     Permutation {
-        /// Number of permutations drawn.
+        /// Number of permutations drawn for each value.
         n_permutations: u64,
+        /// Number of independent values that were combined; 1 for a single one.
+        n_combined: u32,
     },
     /// Rank in a population of independent reference pairs: never below 1/(n+1).
     Calibrated {
@@ -40,9 +43,11 @@ impl PKind {
     /// The smallest ln p that this kind can honestly report, if it has one.
     fn floor_ln_p(&self) -> Option<f64> {
         match *self {
-            PKind::Permutation { n_permutations: n } | PKind::Calibrated { n_reference: n } => {
-                Some(-((n + 1) as f64).ln())
-            }
+            PKind::Permutation {
+                n_permutations,
+                n_combined,
+            } => Some(-((n_permutations + 1) as f64).ln() * f64::from(n_combined)),
+            PKind::Calibrated { n_reference } => Some(-((n_reference + 1) as f64).ln()),
             PKind::Exact | PKind::Asymptotic => None,
         }
     }
@@ -137,11 +142,13 @@ mod tests {
 
     #[test]
     fn a_permutation_p_cannot_beat_its_count() {
-        let kind = PKind::Permutation {
+        let kind = |n_combined| PKind::Permutation {
             n_permutations: 999,
+            n_combined,
         };
-        assert!(PValue::new(-(1000f64.ln()), kind).is_ok());
-        assert!(PValue::new(-8.0, kind).is_err());
+        assert!(PValue::new(-(1000f64.ln()), kind(1)).is_ok());
+        assert!(PValue::new(-8.0, kind(1)).is_err());
+        assert!(PValue::new(-8.0, kind(2)).is_ok());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn judge(records: &[TestRecord]) -> Finding {
         .map(|id| {
             let of_component: Vec<&TestRecord> =
                 records.iter().filter(|r| r.component == *id).collect();
-            rules::component(id, &of_component, n_p_values)
+            rules::component(&of_component, n_p_values)
         })
         .collect();
     let whole: Vec<&TestRecord> = records.iter().filter(|r| r.component == "model").collect();

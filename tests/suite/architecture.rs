@@ -23,14 +23,22 @@ fn rust_files(folder: &Path, out: &mut Vec<PathBuf>) {
 /// Module of a file: `src/stats/rank.rs` → `stats`, `src/audit.rs` → `audit`.
 fn module_of(path: &Path) -> String {
     let relative = path.strip_prefix(root().join("src")).unwrap();
-    let first = relative.components().next().unwrap().as_os_str().to_string_lossy();
+    let first = relative
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
 
 /// First segments after `crate::` in code (comments are skipped), groups in braces included.
 fn imports(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+    for line in text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+    {
         for (at, _) in line.match_indices("crate::") {
             if line[..at].ends_with('$') {
                 continue;
@@ -38,7 +46,11 @@ fn imports(text: &str) -> Vec<(String, String)> {
             let path = &line[at + "crate::".len()..];
             let segments: Vec<&str> = path
                 .split("::")
-                .map(|s| s.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(""))
+                .map(|s| {
+                    s.split(|c: char| !c.is_alphanumeric() && c != '_')
+                        .next()
+                        .unwrap_or("")
+                })
                 .take(2)
                 .collect();
             found.push((
@@ -64,15 +76,31 @@ fn modules_import_only_what_lies_below_them() {
         ("report", &["verdict", "evidence", "stats"]),
         (
             "audit",
-            &["source", "checkpoint", "arch", "fingerprint", "evidence", "verdict", "report",
-              "stats", "tensor"],
+            &[
+                "source",
+                "checkpoint",
+                "arch",
+                "fingerprint",
+                "evidence",
+                "verdict",
+                "report",
+                "stats",
+                "tensor",
+            ],
         ),
         // The command line opens models and names tests; it holds no evidence of its own.
-        ("cli", &["audit", "report", "source", "arch", "evidence", "verdict"]),
+        (
+            "cli",
+            &["audit", "report", "source", "arch", "evidence", "verdict"],
+        ),
     ]);
     let mut files = Vec::new();
     rust_files(&root().join("src"), &mut files);
-    assert!(files.len() > 40, "the walk over src found only {} files", files.len());
+    assert!(
+        files.len() > 40,
+        "the walk over src found only {} files",
+        files.len()
+    );
     let mut broken = Vec::new();
     for path in files {
         let module = module_of(&path);
@@ -96,7 +124,11 @@ fn modules_import_only_what_lies_below_them() {
             }
         }
     }
-    assert!(broken.is_empty(), "imports against the direction of flow:\n{}", broken.join("\n"));
+    assert!(
+        broken.is_empty(),
+        "imports against the direction of flow:\n{}",
+        broken.join("\n")
+    );
 }
 
 #[test]
@@ -118,9 +150,16 @@ fn test_ids_are_unique_kebab_case_and_tests_with_a_p_state_their_null() {
     let mut seen = Vec::new();
     for test in TESTS {
         let id = test.spec.id;
-        assert!(id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{id}");
+        assert!(
+            id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+            "{id}"
+        );
         assert!(!seen.contains(&id), "{id} is registered twice");
-        assert_eq!(test.spec.null.is_some(), test.spec.p_value.is_some(), "{id}");
+        assert_eq!(
+            test.spec.null.is_some(),
+            test.spec.p_value.is_some(),
+            "{id}"
+        );
         seen.push(id);
     }
 }
@@ -137,5 +176,9 @@ fn one_reading_holds_a_file() {
             (n > 600).then(|| format!("{}: {n} lines", path.display()))
         })
         .collect();
-    assert!(long.is_empty(), "files that no one reading holds:\n{}", long.join("\n"));
+    assert!(
+        long.is_empty(),
+        "files that no one reading holds:\n{}",
+        long.join("\n")
+    );
 }

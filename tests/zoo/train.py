@@ -59,7 +59,7 @@ ZOO = {
     "llama-a": Recipe("llama", "a", "a", seed=1, **SCRATCH),
     "llama-a-tuned": Recipe("llama", "a", "b", 300, 5e-4, parent="llama-a"),
     "llama-a-other-seed": Recipe("llama", "a", "a", seed=2, **SCRATCH),
-    "llama-a-same-seed-b": Recipe("llama", "a", "b", seed=1, **SCRATCH),
+    "llama-a-same-seed-b": Recipe("llama", "a", "b", 600, 1e-3, seed=1),
     "llama-a-continued": Recipe("llama", "a", "b", 2400, 3e-3, parent="llama-a", order_seed=8),
     "qwen2-b": Recipe("qwen2", "b", "b", seed=11, **SCRATCH),
     "qwen2-b-other-seed": Recipe("qwen2", "b", "b", seed=12, **SCRATCH),
