@@ -3,6 +3,8 @@
 pub mod folded;
 pub mod lens;
 pub mod product;
+pub mod sentencepiece;
 pub mod sketch;
+pub mod tokenizer_settings;
 pub mod units;
 pub mod vocabulary;
