@@ -87,15 +87,23 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
             .map(refuse_nan)
             .collect();
     let finding = verdict::judge(&records);
-    let mut sections =
-        [section(&request.reference, &reference, reference_revision),
-         section(&request.candidate, &candidate, candidate_revision)];
+    let mut sections = [
+        section(&request.reference, &reference, reference_revision),
+        section(&request.candidate, &candidate, candidate_revision),
+    ];
     for (side, id) in &pair.unpaired {
         let section = &mut sections[usize::from(*side == "candidate")];
-        section.notes.push(format!("the component {id} has no counterpart in the other model"));
+        section.notes.push(format!(
+            "the component {id} has no counterpart in the other model"
+        ));
     }
     let [reference_section, candidate_section] = sections;
-    let deepest = reference.components.iter().map(|c| c.n_layers).max().unwrap_or(0);
+    let deepest = reference
+        .components
+        .iter()
+        .map(|c| c.n_layers)
+        .max()
+        .unwrap_or(0);
     Ok(Report {
         tool: Tool {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -126,13 +134,22 @@ pub fn open(model: &ModelRef, watch: &dyn Watch) -> Result<(Model, Option<String
     let snapshot = source::resolve(model, &source::FetchOptions::default(), as_progress(watch))?;
     let mut files = Vec::new();
     for file in &snapshot.files {
-        let mapped = MappedFile::open(&file.local, &file.path)
-            .map_err(|error| AuditError::File { file: file.path.clone(), error })?;
-        files.push(CheckpointFile { path: file.path.clone(), source: Arc::new(mapped) });
+        let mapped =
+            MappedFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
+                file: file.path.clone(),
+                error,
+            })?;
+        files.push(CheckpointFile {
+            path: file.path.clone(),
+            source: Arc::new(mapped),
+        });
     }
     let checkpoint = checkpoint::open(&files)?;
     let artefacts = artefacts(&snapshot, &files, watch)?;
-    Ok((Model::new(snapshot.label.clone(), checkpoint, artefacts)?, snapshot.revision))
+    Ok((
+        Model::new(snapshot.label.clone(), checkpoint, artefacts)?,
+        snapshot.revision,
+    ))
 }
 
 /// Digests every file and holds the text files.
@@ -147,7 +164,10 @@ fn artefacts(
         .par_iter()
         .zip(&snapshot.files)
         .map(|(file, known)| {
-            let failed = |error| AuditError::File { file: file.path.clone(), error };
+            let failed = |error| AuditError::File {
+                file: file.path.clone(),
+                error,
+            };
             let source = file.source.as_ref();
             let sha256 = match &known.sha256 {
                 Some(verified) => verified.clone(),
@@ -155,9 +175,7 @@ fn artefacts(
             };
             let git_blob = match &known.git_blob {
                 Some(published) => Some(published.clone()),
-                None if is_text(&file.path) => {
-                    Some(digest::git_blob_hex(source).map_err(failed)?)
-                }
+                None if is_text(&file.path) => Some(digest::git_blob_hex(source).map_err(failed)?),
                 None => None,
             };
             watch.hashed(source.len());
@@ -170,21 +188,30 @@ fn artefacts(
         })
         .collect();
     watch.hashing_ended();
-    let mut artefacts = Artefacts { files: entries?, ..Artefacts::default() };
+    let mut artefacts = Artefacts {
+        files: entries?,
+        ..Artefacts::default()
+    };
     for file in files {
         if is_text(&file.path) && file.source.len() <= MAX_TEXT_BYTES {
-            let content = file
-                .source
-                .read(0..file.source.len())
-                .map_err(|error| AuditError::File { file: file.path.clone(), error })?;
-            artefacts.contents.insert(file.path.clone(), content.into_owned());
+            let content =
+                file.source
+                    .read(0..file.source.len())
+                    .map_err(|error| AuditError::File {
+                        file: file.path.clone(),
+                        error,
+                    })?;
+            artefacts
+                .contents
+                .insert(file.path.clone(), content.into_owned());
         }
     }
     Ok(artefacts)
 }
 
 fn is_text(path: &str) -> bool {
-    path.rsplit_once('.').is_some_and(|(_, extension)| TEXT_EXTENSIONS.contains(&extension))
+    path.rsplit_once('.')
+        .is_some_and(|(_, extension)| TEXT_EXTENSIONS.contains(&extension))
 }
 
 /// A record that holds a number which is not finite becomes a failed one before it is judged.
@@ -264,7 +291,10 @@ fn machine_class() -> MachineClass {
             }
         }
     }
-    MachineClass { arch: std::env::consts::ARCH.to_owned(), cpu_features }
+    MachineClass {
+        arch: std::env::consts::ARCH.to_owned(),
+        cpu_features,
+    }
 }
 
 fn as_observer(watch: &dyn Watch) -> &dyn Observer {

@@ -43,11 +43,18 @@ impl Artefacts {
     /// # Errors
     /// When the file is there and is not UTF-8.
     pub fn text(&self, path: &str) -> Result<Option<&str>, ArtefactError> {
-        let Some(bytes) = self.contents.get(path) else { return Ok(None) };
-        std::str::from_utf8(bytes).map(Some).map_err(|e| ArtefactError {
-            file: path.to_owned(),
-            problem: format!("expected UTF-8 text, found an invalid byte at {}", e.valid_up_to()),
-        })
+        let Some(bytes) = self.contents.get(path) else {
+            return Ok(None);
+        };
+        std::str::from_utf8(bytes)
+            .map(Some)
+            .map_err(|e| ArtefactError {
+                file: path.to_owned(),
+                problem: format!(
+                    "expected UTF-8 text, found an invalid byte at {}",
+                    e.valid_up_to()
+                ),
+            })
     }
 
     /// Content of a file as JSON.
@@ -55,11 +62,15 @@ impl Artefacts {
     /// # Errors
     /// When the file is there and is not JSON.
     pub fn json(&self, path: &str) -> Result<Option<Value>, ArtefactError> {
-        let Some(text) = self.text(path)? else { return Ok(None) };
-        serde_json::from_str(text).map(Some).map_err(|e| ArtefactError {
-            file: path.to_owned(),
-            problem: format!("expected JSON, found an error: {e}"),
-        })
+        let Some(text) = self.text(path)? else {
+            return Ok(None);
+        };
+        serde_json::from_str(text)
+            .map(Some)
+            .map_err(|e| ArtefactError {
+                file: path.to_owned(),
+                problem: format!("expected JSON, found an error: {e}"),
+            })
     }
 
     /// The entry of a file.

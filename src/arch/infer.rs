@@ -4,22 +4,28 @@
 //! is settled by hints in the names, else by order in the file, and the basis says so. Evidence
 //! tests that depend on such a choice try both readings and pay for it in multiplicity.
 
+use super::ArchError;
 use super::component::{Component, ComponentKind, Norm, RoleBasis};
 use super::role::{Part, Role, RoleKind};
 use super::split::{Member, Stack};
-use super::ArchError;
 use crate::tensor::{Matrix, Tensor};
 use std::collections::BTreeMap;
 
 /// Substrings that hint at a role, the more specific first.
 const HINTS: &[(&[&str], RoleKind)] = &[
     (&["gate", "w1"], RoleKind::Gate),
-    (&["up", "w3", "fc1", "fc_in", "c_fc", "h_to_4h"], RoleKind::Up),
+    (
+        &["up", "w3", "fc1", "fc_in", "c_fc", "h_to_4h"],
+        RoleKind::Up,
+    ),
     (&["down", "w2", "fc2", "fc_out", "4h_to_h"], RoleKind::Down),
     (&["q_proj", "wq", "query", ".q"], RoleKind::Query),
     (&["k_proj", "wk", "key", ".k"], RoleKind::Key),
     (&["v_proj", "wv", "value", ".v"], RoleKind::Value),
-    (&["o_proj", "wo", "out", "dense", ".o"], RoleKind::AttentionOutput),
+    (
+        &["o_proj", "wo", "out", "dense", ".o"],
+        RoleKind::AttentionOutput,
+    ),
 ];
 
 fn hint(stem: &str) -> Option<RoleKind> {
@@ -52,7 +58,14 @@ fn uniform_shapes<'a>(
 ) -> Option<Vec<(&'a str, Part, Vec<usize>)>> {
     let mut shapes: Vec<(&str, Part, Vec<usize>)> = Vec::new();
     let mut counts: BTreeMap<(&str, Part), usize> = BTreeMap::new();
-    for Member { tensor, stem, part, expert, .. } in &stack.members {
+    for Member {
+        tensor,
+        stem,
+        part,
+        expert,
+        ..
+    } in &stack.members
+    {
         if expert.is_some() {
             return None;
         }
@@ -70,7 +83,9 @@ fn uniform_shapes<'a>(
 
 /// Reads a stack of unknown names as a transformer, if its shapes allow one reading.
 pub(super) fn stack(stack: &Stack, tensors: &[Tensor]) -> Result<Option<Component>, ArchError> {
-    let Some(shapes) = uniform_shapes(stack, tensors) else { return Ok(None) };
+    let Some(shapes) = uniform_shapes(stack, tensors) else {
+        return Ok(None);
+    };
     // The residual width is the length that most vectors have.
     let mut lengths: BTreeMap<usize, usize> = BTreeMap::new();
     for (_, part, shape) in &shapes {
@@ -78,7 +93,9 @@ pub(super) fn stack(stack: &Stack, tensors: &[Tensor]) -> Result<Option<Componen
             *lengths.entry(*n).or_insert(0) += 1;
         }
     }
-    let Some((&d, _)) = lengths.iter().max_by_key(|&(_, count)| *count) else { return Ok(None) };
+    let Some((&d, _)) = lengths.iter().max_by_key(|&(_, count)| *count) else {
+        return Ok(None);
+    };
     let of_shape = |want: &dyn Fn(&[usize]) -> bool| -> Vec<&str> {
         shapes
             .iter()
@@ -110,10 +127,18 @@ pub(super) fn stack(stack: &Stack, tensors: &[Tensor]) -> Result<Option<Componen
     match (squares.len(), narrow.len()) {
         (4, 0) => kinds.extend(settle(
             &squares,
-            &[RoleKind::Query, RoleKind::Key, RoleKind::Value, RoleKind::AttentionOutput],
+            &[
+                RoleKind::Query,
+                RoleKind::Key,
+                RoleKind::Value,
+                RoleKind::AttentionOutput,
+            ],
         )),
         (2, 2) => {
-            kinds.extend(settle(&squares, &[RoleKind::Query, RoleKind::AttentionOutput]));
+            kinds.extend(settle(
+                &squares,
+                &[RoleKind::Query, RoleKind::AttentionOutput],
+            ));
             kinds.extend(settle(&narrow, &[RoleKind::Key, RoleKind::Value]));
         }
         _ => {}
@@ -132,9 +157,16 @@ pub(super) fn stack(stack: &Stack, tensors: &[Tensor]) -> Result<Option<Componen
     numbers.dedup();
     let mut roles = BTreeMap::new();
     for member in &stack.members {
-        let Some((_, kind)) = kinds.iter().find(|(stem, _)| *stem == member.stem) else { continue };
+        let Some((_, kind)) = kinds.iter().find(|(stem, _)| *stem == member.stem) else {
+            continue;
+        };
         let layer = numbers.binary_search(&member.layer).unwrap_or_default() as u32;
-        let role = Role { layer: Some(layer), kind: *kind, expert: None, part: member.part };
+        let role = Role {
+            layer: Some(layer),
+            kind: *kind,
+            expert: None,
+            part: member.part,
+        };
         roles.insert(role, Matrix::new(tensors[member.tensor].clone())?);
     }
     let gated = if readers.len() == 2 { "gated" } else { "plain" };
@@ -143,7 +175,11 @@ pub(super) fn stack(stack: &Stack, tensors: &[Tensor]) -> Result<Option<Componen
         kind: ComponentKind::LanguageModel,
         prefix: stack.prefix.clone(),
         family: "unknown".to_owned(),
-        norm: if has_norm_bias { Norm::Layer } else { Norm::Rms },
+        norm: if has_norm_bias {
+            Norm::Layer
+        } else {
+            Norm::Rms
+        },
         basis: RoleBasis::Inferred(format!(
             "the names are unknown; {} layers of equal shapes with residual width {d} and a {gated} \
              MLP of {h} units were read off the shapes; equal shapes were told apart by hints in \
@@ -151,7 +187,11 @@ pub(super) fn stack(stack: &Stack, tensors: &[Tensor]) -> Result<Option<Componen
             numbers.len()
         )),
         roles,
-        tensors: stack.members.iter().map(|m| tensors[m.tensor].clone()).collect(),
+        tensors: stack
+            .members
+            .iter()
+            .map(|m| tensors[m.tensor].clone())
+            .collect(),
         n_layers: numbers.len() as u32,
         hidden_size: Some(d),
     }))
@@ -163,12 +203,15 @@ pub(super) fn adopt_outside(
     outside: &mut Vec<usize>,
     tensors: &[Tensor],
 ) -> Result<(), ArchError> {
-    let Some(component) =
-        components.iter_mut().find(|c| matches!(c.basis, RoleBasis::Inferred(_)))
+    let Some(component) = components
+        .iter_mut()
+        .find(|c| matches!(c.basis, RoleBasis::Inferred(_)))
     else {
         return Ok(());
     };
-    let Some(d) = component.hidden_size else { return Ok(()) };
+    let Some(d) = component.hidden_size else {
+        return Ok(());
+    };
     let mut rest = Vec::new();
     for &index in outside.iter() {
         let tensor = &tensors[index];
@@ -179,8 +222,14 @@ pub(super) fn adopt_outside(
                 let is_head = ["head", "output", "unembed"]
                     .iter()
                     .any(|word| tensor.name().to_ascii_lowercase().contains(word));
-                let order = if is_head { [head, embedding] } else { [embedding, head] };
-                order.into_iter().find(|role| !component.roles.contains_key(role))
+                let order = if is_head {
+                    [head, embedding]
+                } else {
+                    [embedding, head]
+                };
+                order
+                    .into_iter()
+                    .find(|role| !component.roles.contains_key(role))
             }
             [n] if *n == d => Some(Role::outside(RoleKind::FinalNorm))
                 .filter(|role| !component.roles.contains_key(role)),

@@ -44,7 +44,9 @@ pub const ARCHITECTURES: &[Family] = &[
 #[derive(Debug, thiserror::Error)]
 pub enum ArchError {
     /// A tensor does not have the shape that its role demands.
-    #[error("{tensor}: as {role} of the family `{family}` expected {expected}, found shape {found:?}")]
+    #[error(
+        "{tensor}: as {role} of the family `{family}` expected {expected}, found shape {found:?}"
+    )]
     Shape {
         /// Tensor name.
         tensor: String,

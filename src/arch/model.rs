@@ -2,7 +2,7 @@
 
 use super::artefact::Artefacts;
 use super::component::Component;
-use super::{split, ArchError};
+use super::{ArchError, split};
 use crate::checkpoint::{Checkpoint, DeclaredIndex};
 use crate::tensor::Tensor;
 use serde_json::Value;
@@ -41,7 +41,7 @@ impl Model {
         checkpoint: Checkpoint,
         artefacts: Artefacts,
     ) -> Result<Self, ArchError> {
-        let mut notes = Vec::new();
+        let mut notes = checkpoint.notes;
         let config = match artefacts.json("config.json") {
             Ok(config) => config,
             Err(error) => {
@@ -66,7 +66,11 @@ impl Model {
     /// Tensor names in the order of publication: the index's where there is one, else the files'.
     pub fn tensor_names(&self) -> Vec<String> {
         match &self.declared {
-            Some(index) => index.weight_map.iter().map(|(name, _)| name.clone()).collect(),
+            Some(index) => index
+                .weight_map
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect(),
             None => self.tensors.iter().map(|t| t.name().to_owned()).collect(),
         }
     }

@@ -115,12 +115,22 @@ pub struct Role {
 impl Role {
     /// A weight outside the stack.
     pub fn outside(kind: RoleKind) -> Self {
-        Self { layer: None, kind, expert: None, part: Part::Weight }
+        Self {
+            layer: None,
+            kind,
+            expert: None,
+            part: Part::Weight,
+        }
     }
 
     /// A weight in a layer.
     pub fn in_layer(kind: RoleKind, layer: u32) -> Self {
-        Self { layer: Some(layer), kind, expert: None, part: Part::Weight }
+        Self {
+            layer: Some(layer),
+            kind,
+            expert: None,
+            part: Part::Weight,
+        }
     }
 
     /// The same role for an expert.
@@ -130,7 +140,10 @@ impl Role {
 
     /// The bias that belongs to the weight.
     pub fn bias(self) -> Self {
-        Self { part: Part::Bias, ..self }
+        Self {
+            part: Part::Bias,
+            ..self
+        }
     }
 
     /// Name without the layer, for rows of a picture: `up_proj`, `experts.3.up_proj`, `q_proj.bias`.

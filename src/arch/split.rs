@@ -7,11 +7,10 @@
 use super::component::{Component, ComponentKind, Norm, RoleBasis};
 use super::family::{Family, Rule};
 use super::role::{Part, Role, RoleKind};
-use super::{infer, ArchError, ARCHITECTURES};
+use super::{ARCHITECTURES, ArchError, infer};
 use crate::tensor::{Matrix, Tensor};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Path segments that name what maps a tower into a language model.
 const PROJECTOR_SEGMENTS: &[&str] = &[
@@ -28,8 +27,16 @@ const PROJECTOR_SEGMENTS: &[&str] = &[
 ];
 
 /// Path segments that name a vision tower.
-const VISION_SEGMENTS: &[&str] =
-    &["vpm", "vison", "vision", "vision_tower", "vision_model", "visual", "vit", "image_encoder"];
+const VISION_SEGMENTS: &[&str] = &[
+    "vpm",
+    "vison",
+    "vision",
+    "vision_tower",
+    "vision_model",
+    "visual",
+    "vit",
+    "image_encoder",
+];
 
 /// A tensor of a stack, its name taken apart.
 #[derive(Debug, Clone)]
@@ -90,7 +97,16 @@ fn member(index: usize, name: &str) -> Option<(String, Member)> {
                 }
             }
             let stem = stems.join(".");
-            return Some((name[..at].to_owned(), Member { tensor: index, layer, stem, expert, part }));
+            return Some((
+                name[..at].to_owned(),
+                Member {
+                    tensor: index,
+                    layer,
+                    stem,
+                    expert,
+                    part,
+                },
+            ));
         }
         at += segment.len() + 1;
     }
@@ -107,16 +123,29 @@ fn score(family: &Family, stack: &Stack) -> usize {
     let known = |stem: &&&str| family.in_layer.iter().any(|(name, _)| *name == **stem);
     let matched = stems.iter().filter(known).count();
     // Half of the names known, and at least a norm, an attention and an MLP matrix' worth of them.
-    if matched >= 3 && 2 * matched >= stems.len() { matched } else { 0 }
+    if matched >= 3 && 2 * matched >= stems.len() {
+        matched
+    } else {
+        0
+    }
 }
 
 /// The part of config.json that speaks of a component.
 fn section(config: Option<&Value>, vision: bool) -> Option<&Value> {
     let config = config?;
-    let keys: &[&str] =
-        if vision { &["vision_config"] } else { &["text_config", "llm_config", "language_config"] };
-    let nested = keys.iter().find_map(|key| config.get(key).filter(|v| v.is_object()));
-    if vision { nested } else { nested.or(Some(config)) }
+    let keys: &[&str] = if vision {
+        &["vision_config"]
+    } else {
+        &["text_config", "llm_config", "language_config"]
+    };
+    let nested = keys
+        .iter()
+        .find_map(|key| config.get(key).filter(|v| v.is_object()));
+    if vision {
+        nested
+    } else {
+        nested.or(Some(config))
+    }
 }
 
 fn number(config: Option<&Value>, keys: &[&str]) -> Option<usize> {
@@ -166,7 +195,11 @@ fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<usize>; 3]> 
     match rule {
         Rule::QkvBlocks => {
             let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
-            rows = [(0..q).collect(), (q..q + kv).collect(), (q + kv..q + 2 * kv).collect()];
+            rows = [
+                (0..q).collect(),
+                (q..q + kv).collect(),
+                (q + kv..q + 2 * kv).collect(),
+            ];
         }
         Rule::QkvPerHead if n_heads == n_kv_heads => {
             for head in 0..n_heads {
@@ -182,9 +215,8 @@ fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<usize>; 3]> 
                 let start = group * (per_group + 2) * head_dim;
                 rows[0].extend(start..start + per_group * head_dim);
                 rows[1].extend(start + per_group * head_dim..start + (per_group + 1) * head_dim);
-                rows[2].extend(
-                    start + (per_group + 1) * head_dim..start + (per_group + 2) * head_dim,
-                );
+                rows[2]
+                    .extend(start + (per_group + 1) * head_dim..start + (per_group + 2) * head_dim);
             }
         }
         _ => return None,
@@ -218,7 +250,11 @@ fn apply_rule(
     };
     match rule {
         Rule::One(kind) => {
-            let expected_dims = if kind.is_norm() || member.part == Part::Bias { 1 } else { 2 };
+            let expected_dims = if kind.is_norm() || member.part == Part::Bias {
+                1
+            } else {
+                2
+            };
             if tensor.shape().len() != expected_dims {
                 return Err(ArchError::Shape {
                     tensor: tensor.name().to_owned(),
@@ -249,8 +285,7 @@ fn apply_rule(
                 Some(rows) => {
                     let kinds = [RoleKind::Query, RoleKind::Key, RoleKind::Value];
                     for (kind, rows) in kinds.into_iter().zip(rows) {
-                        let rows: Arc<[usize]> = rows.into();
-                        roles.insert(role(kind), matrix.clone().select_rows(rows)?);
+                        roles.insert(role(kind), matrix.clone().select_rows(&rows)?);
                     }
                 }
                 None if layer == 0 => notes.push(format!(
@@ -281,9 +316,15 @@ fn parents(prefix: &str) -> Vec<&str> {
 
 /// The norm convention that a config states for a family.
 fn norm_of(family: &Family, config: Option<&Value>) -> Norm {
-    let model_type = config.and_then(|c| c.get("model_type")).and_then(Value::as_str);
+    let model_type = config
+        .and_then(|c| c.get("model_type"))
+        .and_then(Value::as_str);
     let plus_one = model_type.is_some_and(|t| family.plus_one_model_types.contains(&t));
-    if plus_one { Norm::RmsPlusOne } else { family.norm }
+    if plus_one {
+        Norm::RmsPlusOne
+    } else {
+        family.norm
+    }
 }
 
 /// Builds the component of a stack that a family knows.
@@ -301,15 +342,24 @@ fn named_component(
     let numbers: BTreeSet<u32> = stack.members.iter().map(|m| m.layer).collect();
     let position: BTreeMap<u32, u32> = numbers.iter().copied().zip(0..).collect();
     for member in &stack.members {
-        let rule = family.in_layer.iter().find(|(stem, _)| *stem == member.stem).map(|(_, r)| *r);
+        let rule = family
+            .in_layer
+            .iter()
+            .find(|(stem, _)| *stem == member.stem)
+            .map(|(_, r)| *r);
         if let Some(rule) = rule {
             let tensor = &tensors[member.tensor];
             let layer = position[&member.layer];
-            apply_rule(rule, member, layer, tensor, family, heads, notes, &mut roles)?;
+            apply_rule(
+                rule, member, layer, tensor, family, heads, notes, &mut roles,
+            )?;
         }
     }
-    let kind =
-        if family.vision { ComponentKind::VisionTower } else { ComponentKind::LanguageModel };
+    let kind = if family.vision {
+        ComponentKind::VisionTower
+    } else {
+        ComponentKind::LanguageModel
+    };
     Ok(Component {
         id: String::new(),
         kind,
@@ -318,7 +368,11 @@ fn named_component(
         norm: norm_of(family, config),
         basis: RoleBasis::Names,
         roles,
-        tensors: stack.members.iter().map(|m| tensors[m.tensor].clone()).collect(),
+        tensors: stack
+            .members
+            .iter()
+            .map(|m| tensors[m.tensor].clone())
+            .collect(),
         n_layers: position.len() as u32,
         hidden_size: None,
     })
@@ -340,7 +394,9 @@ fn adopt_outside(
                 continue;
             };
             for parent in parents(&component.prefix) {
-                let Some(local) = stem.strip_prefix(parent) else { continue };
+                let Some(local) = stem.strip_prefix(parent) else {
+                    continue;
+                };
                 let known = family.outside.iter().find(|(name, _)| *name == local);
                 if let Some((_, kind)) = known
                     && best.is_none_or(|(length, _, _)| parent.len() > length)
@@ -351,8 +407,15 @@ fn adopt_outside(
         }
         match best {
             Some((_, c, kind)) if !tensor.shape().is_empty() && tensor.n_elements() > 0 => {
-                let role = Role { layer: None, kind, expert: None, part };
-                components[c].roles.insert(role, Matrix::new(tensor.clone())?);
+                let role = Role {
+                    layer: None,
+                    kind,
+                    expert: None,
+                    part,
+                };
+                components[c]
+                    .roles
+                    .insert(role, Matrix::new(tensor.clone())?);
                 components[c].tensors.push(tensor.clone());
             }
             _ => rest.push(index),
@@ -379,18 +442,25 @@ fn plain(kind: ComponentKind, prefix: &str, members: Vec<Tensor>) -> Component {
 
 /// Number of leading path segments that two names share.
 fn shared_segments(a: &str, b: &str) -> usize {
-    a.split('.').zip(b.split('.')).take_while(|(x, y)| x == y && !x.is_empty()).count()
+    a.split('.')
+        .zip(b.split('.'))
+        .take_while(|(x, y)| x == y && !x.is_empty())
+        .count()
 }
 
 /// Width of the residual stream, read off a component's roles.
 fn hidden_size(component: &Component) -> Option<usize> {
     let norm = component.roles.iter().find(|(role, _)| {
-        matches!(role.kind, RoleKind::AttentionNorm | RoleKind::MlpNorm | RoleKind::FinalNorm)
+        matches!(
+            role.kind,
+            RoleKind::AttentionNorm | RoleKind::MlpNorm | RoleKind::FinalNorm
+        )
     });
     let reader = component.roles.iter().find(|(role, _)| {
         role.part == Part::Weight && matches!(role.kind, RoleKind::Up | RoleKind::TokenEmbedding)
     });
-    norm.map(|(_, m)| m.n_rows()).or(reader.map(|(_, m)| m.n_cols()))
+    norm.map(|(_, m)| m.n_rows())
+        .or(reader.map(|(_, m)| m.n_cols()))
 }
 
 /// Finds the components of a checkpoint. Notes collect what was seen and could not be used.
@@ -410,9 +480,10 @@ pub fn components(
         if has_segment(name, PROJECTOR_SEGMENTS) {
             projector.push(index);
         } else if let Some((prefix, member)) = member(index, name) {
-            let stack = stacks
-                .entry(prefix.clone())
-                .or_insert_with(|| Stack { prefix, members: Vec::new() });
+            let stack = stacks.entry(prefix.clone()).or_insert_with(|| Stack {
+                prefix,
+                members: Vec::new(),
+            });
             stack.members.push(member);
         } else {
             outside.push(index);
@@ -437,13 +508,17 @@ pub fn components(
     }
     outside.sort_unstable();
     // Language models first, the deepest first: the backbone is components[0].
-    components.sort_by(|a, b| {
-        (a.kind, b.n_layers, &a.prefix).cmp(&(b.kind, a.n_layers, &b.prefix))
-    });
+    components
+        .sort_by(|a, b| (a.kind, b.n_layers, &a.prefix).cmp(&(b.kind, a.n_layers, &b.prefix)));
     adopt_outside(&mut components, &mut outside, tensors)?;
     infer::adopt_outside(&mut components, &mut outside, tensors)?;
 
-    let pick = |indices: &[usize]| indices.iter().map(|&i| tensors[i].clone()).collect::<Vec<_>>();
+    let pick = |indices: &[usize]| {
+        indices
+            .iter()
+            .map(|&i| tensors[i].clone())
+            .collect::<Vec<_>>()
+    };
     if components.is_empty() {
         // No stack at all: one network of all tensors, projector-like names included.
         let mut all: Vec<usize> = outside.iter().chain(&projector).copied().collect();
@@ -475,7 +550,9 @@ pub fn components(
     for component in &mut components {
         if component.kind == ComponentKind::LanguageModel
             && has_segment(&component.prefix, VISION_SEGMENTS)
-            && component.role(Role::outside(RoleKind::TokenEmbedding)).is_none()
+            && component
+                .role(Role::outside(RoleKind::TokenEmbedding))
+                .is_none()
         {
             component.kind = ComponentKind::VisionTower;
         }

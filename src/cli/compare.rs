@@ -60,7 +60,10 @@ fn test_id(id: &str) -> Result<String, String> {
         return Ok(id.to_owned());
     }
     let known: Vec<&str> = evidence::TESTS.iter().map(|test| test.spec.id).collect();
-    Err(format!("no test is called so; there are: {}", known.join(", ")))
+    Err(format!(
+        "no test is called so; there are: {}",
+        known.join(", ")
+    ))
 }
 
 /// The command line that repeats the audit, without what only changes where the report goes.
@@ -81,7 +84,10 @@ fn command(args: &Args) -> Vec<String> {
 
 /// The renderer that a file's extension asks for.
 fn renderer_of(path: &Path) -> anyhow::Result<&'static dyn Renderer> {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default();
     report::renderer(extension).with_context(|| {
         let known: Vec<&str> = report::RENDERERS.iter().map(|r| r.extension()).collect();
         format!(
@@ -134,7 +140,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let request = Request {
         reference: args.reference.clone(),
         candidate: args.candidate.clone(),
-        settings: Settings { seed: args.seed, all_layers: args.all_layers, ..Settings::default() },
+        settings: Settings {
+            seed: args.seed,
+            all_layers: args.all_layers,
+            ..Settings::default()
+        },
         tests,
         command: command(&args),
     };

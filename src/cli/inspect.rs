@@ -27,7 +27,10 @@ pub(super) struct Args {
 fn roles(component: &Component) -> BTreeMap<&str, Vec<String>> {
     let mut roles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (role, matrix) in &component.roles {
-        roles.entry(matrix.tensor().name()).or_default().push(role.to_string());
+        roles
+            .entry(matrix.tensor().name())
+            .or_default()
+            .push(role.to_string());
     }
     roles
 }
@@ -80,20 +83,35 @@ fn page(model: &Model, section: &ModelSection, tensors: bool) -> String {
     if let Some(revision) = &section.revision {
         line(format!("revision {revision}"));
     }
-    let dtypes: Vec<String> =
-        section.dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
+    let dtypes: Vec<String> = section
+        .dtypes
+        .iter()
+        .map(|(dtype, n)| format!("{n} {dtype}"))
+        .collect();
     line(format!(
         "{} tensors, {} parameters; {}",
         section.n_tensors,
         section.n_parameters,
-        if dtypes.is_empty() { "no weights".to_owned() } else { dtypes.join(", ") }
+        if dtypes.is_empty() {
+            "no weights".to_owned()
+        } else {
+            dtypes.join(", ")
+        }
     ));
     for note in &section.notes {
         line(format!("note: {note}"));
     }
     let mut components = Table::new();
     components.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    components.set_header(["component", "family", "layers", "width", "tensors", "parameters", "roles from"]);
+    components.set_header([
+        "component",
+        "family",
+        "layers",
+        "width",
+        "tensors",
+        "parameters",
+        "roles from",
+    ]);
     for c in &section.components {
         components.add_row([
             c.id.clone(),
@@ -117,7 +135,9 @@ fn page(model: &Model, section: &ModelSection, tensors: bool) -> String {
                     report::visible(tensor.name()).into_owned(),
                     tensor.dtype().name().to_owned(),
                     format!("{:?}", tensor.shape()),
-                    roles.get(tensor.name()).map_or("none".to_owned(), |r| r.join(", ")),
+                    roles
+                        .get(tensor.name())
+                        .map_or("none".to_owned(), |r| r.join(", ")),
                 ]);
             }
         }
@@ -143,7 +163,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     bars.clear();
     let section = audit::section(&args.model, &model, revision);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&as_json(&model, &section))?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&as_json(&model, &section))?
+        );
     } else {
         print!("{}", page(&model, &section, args.tensors));
     }

@@ -14,7 +14,13 @@ use std::process::ExitCode;
 
 /// Are these two models kin? Provenance evidence from weights, behaviour and files.
 #[derive(Debug, Parser)]
-#[command(name = "modelkin", version, about, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "modelkin",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// Say more about what is going on (repeat for more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -42,7 +48,9 @@ enum Command {
 /// Whatever kept it from doing its job; `main` prints it and exits with 1.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(threads) = cli.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .build_global()?;
     }
     match cli.command {
         Command::Compare(args) => compare::run(args),
@@ -79,7 +87,11 @@ pub fn print_error(error: &anyhow::Error) {
         // A transparent error repeats its source word for word.
         let line = crate::report::visible(&cause.to_string()).into_owned();
         if line != last {
-            text.push_str(if text.is_empty() { "error: " } else { "\n  because: " });
+            text.push_str(if text.is_empty() {
+                "error: "
+            } else {
+                "\n  because: "
+            });
             text.push_str(&line);
         }
         last = line;

@@ -46,10 +46,35 @@ impl Bars {
 
 /// A poisoned lock means that another thread panicked; a progress bar has no say in that.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-impl Progress for Bars {}
+impl Progress for Bars {
+    fn fetch_started(&self, file: &str, n_bytes: u64, n_present: u64) {
+        let bar = self.bytes(file, n_bytes);
+        bar.set_position(n_present);
+        lock(&self.fetching).insert(file.to_owned(), bar);
+    }
+
+    fn fetched(&self, file: &str, n_bytes: u64) {
+        if let Some(bar) = lock(&self.fetching).get(file) {
+            bar.inc(n_bytes);
+        }
+    }
+
+    fn fetch_ended(&self, file: &str) {
+        if let Some(bar) = lock(&self.fetching).remove(file) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn notice(&self, message: &str) {
+        // Printing above the bars fails only where there is no terminal to print to.
+        let _ = self.all.println(crate::report::visible(message));
+    }
+}
 
 impl Observer for Bars {
     fn test_started(&self, test: &'static str, component: &str) {

@@ -23,21 +23,25 @@ pub struct Block {
 }
 
 /// Reads the sub-block that the seed draws for a role.
-fn read(
-    role: Role,
-    a: &Matrix,
-    b: &Matrix,
-    settings: &Settings,
-) -> Result<Block, EvidenceError> {
+fn read(role: Role, a: &Matrix, b: &Matrix, settings: &Settings) -> Result<Block, EvidenceError> {
     let pick = |n: usize, limit: usize, what: &str| {
-        stats::choose(n, n.min(limit), settings.seed, &format!("block/{what}/{role}"))
+        stats::choose(
+            n,
+            n.min(limit),
+            settings.seed,
+            &format!("block/{what}/{role}"),
+        )
     };
     let rows = pick(a.n_rows(), MAX_ROWS, "rows");
     let cols = pick(a.n_cols(), MAX_COLS, "columns");
     let gather = |matrix: &Matrix| -> Result<Array2<f64>, EvidenceError> {
         Ok(matrix.gather(&rows)?.select(Axis(1), &cols).mapv(f64::from))
     };
-    Ok(Block { role, reference: gather(a)?, candidate: gather(b)? })
+    Ok(Block {
+        role,
+        reference: gather(a)?,
+        candidate: gather(b)?,
+    })
 }
 
 /// Weight matrices in the chosen layers (no embeddings, no vectors), one block each, given to `f`.

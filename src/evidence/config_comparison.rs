@@ -1,1 +1,2 @@
-use super::*; pub const TEST: Test = super::gate_up_matching::TEST;
+use super::*;
+pub const TEST: Test = super::gate_up_matching::TEST;

@@ -20,7 +20,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { seed: 0, all_layers: false, n_layers: 4, n_units: 2048, n_tokens: 1024 }
+        Self {
+            seed: 0,
+            all_layers: false,
+            n_layers: 4,
+            n_units: 2048,
+            n_tokens: 1024,
+        }
     }
 }
 

@@ -81,9 +81,14 @@ fn correlations(a: &[Option<Vec<f32>>], b: &[Option<Vec<f32>>]) -> Array2<f32> {
 
 fn assign(similarity: &Array2<f32>) -> Result<Vec<(usize, usize)>, EvidenceError> {
     let flipped = similarity.nrows() > similarity.ncols();
-    let view = if flipped { similarity.t() } else { similarity.view() };
-    let found =
-        stats::assign_max(view).map_err(|e| EvidenceError::Numerical(e.to_string()))?.row_to_col;
+    let view = if flipped {
+        similarity.t()
+    } else {
+        similarity.view()
+    };
+    let found = stats::assign_max(view)
+        .map_err(|e| EvidenceError::Numerical(e.to_string()))?
+        .row_to_col;
     Ok(found
         .into_iter()
         .enumerate()
@@ -102,7 +107,9 @@ fn group(
     let mut correlation: HashMap<(usize, usize), f64> = HashMap::new();
     if small {
         let sketches = |tensors: &[Tensor], of: &[usize]| -> Result<Vec<_>, EvidenceError> {
-            of.iter().map(|&i| Ok(sketch::values(&tensors[i])?)).collect()
+            of.iter()
+                .map(|&i| Ok(sketch::values(&tensors[i])?))
+                .collect()
         };
         let similarity = correlations(&sketches(a.0, &open_a)?, &sketches(b.0, &open_b)?);
         for ((i, j), &value) in similarity.indexed_iter() {
@@ -127,8 +134,11 @@ fn group(
         let found = by_spectrum((a.0, &open_a), (b.0, &open_b))?;
         take(&mut pairs, &mut open_a, &mut open_b, found, &correlation);
     }
-    let found: Vec<_> =
-        open_a.iter().zip(&open_b).map(|(&i, &j)| (i, j, Basis::Order)).collect();
+    let found: Vec<_> = open_a
+        .iter()
+        .zip(&open_b)
+        .map(|(&i, &j)| (i, j, Basis::Order))
+        .collect();
     take(&mut pairs, &mut open_a, &mut open_b, found, &correlation);
     Ok(pairs)
 }
@@ -139,13 +149,19 @@ fn by_spectrum(
     b: (&[Tensor], &[usize]),
 ) -> Result<Vec<(usize, usize, Basis)>, EvidenceError> {
     let spectra = |(tensors, of): (&[Tensor], &[usize])| -> Result<Vec<Vec<f64>>, EvidenceError> {
-        of.iter().map(|&i| Ok(sketch::spectrum(&tensors[i])?)).collect()
+        of.iter()
+            .map(|&i| Ok(sketch::spectrum(&tensors[i])?))
+            .collect()
     };
     let (x, y) = (spectra(a)?, spectra(b)?);
     let similarity = Array2::from_shape_fn((x.len(), y.len()), |(i, j)| {
         let distance: f64 = x[i].iter().zip(&y[j]).map(|(p, q)| (p - q).abs()).sum();
         let size: f64 = x[i].iter().zip(&y[j]).map(|(p, q)| p.abs() + q.abs()).sum();
-        if size > 0.0 { -(distance / size) as f32 } else { 0.0 }
+        if size > 0.0 {
+            -(distance / size) as f32
+        } else {
+            0.0
+        }
     });
     Ok(assign(&similarity)?
         .into_iter()
@@ -165,7 +181,12 @@ fn take(
         open_a.retain(|&open| open != i);
         open_b.retain(|&open| open != j);
         let correlation = correlation.get(&(i, j)).copied();
-        pairs.push(TensorPair { reference: i, candidate: j, basis, correlation });
+        pairs.push(TensorPair {
+            reference: i,
+            candidate: j,
+            basis,
+            correlation,
+        });
     }
 }
 
@@ -176,8 +197,15 @@ fn take(
 pub fn find(reference: &Component, candidate: &Component) -> Result<Correspondence, EvidenceError> {
     let by_shape = |tensors: &[Tensor]| {
         let mut groups: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
-        for (index, tensor) in tensors.iter().enumerate().filter(|(_, t)| t.n_elements() > 0) {
-            groups.entry(tensor.shape().to_vec()).or_default().push(index);
+        for (index, tensor) in tensors
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| t.n_elements() > 0)
+        {
+            groups
+                .entry(tensor.shape().to_vec())
+                .or_default()
+                .push(index);
         }
         groups
     };
@@ -185,7 +213,10 @@ pub fn find(reference: &Component, candidate: &Component) -> Result<Corresponden
     let mut pairs = Vec::new();
     for (shape, of_a) in &groups_a {
         if let Some(of_b) = groups_b.get(shape) {
-            pairs.extend(group((&reference.tensors, of_a), (&candidate.tensors, of_b))?);
+            pairs.extend(group(
+                (&reference.tensors, of_a),
+                (&candidate.tensors, of_b),
+            )?);
         }
     }
     pairs.sort_by_key(|pair| pair.reference);

@@ -34,7 +34,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, EvidenceError> {
     unit_matching::record(SPEC.id, &pair.id, pair.agreement_grid(settings))

@@ -34,10 +34,16 @@ mod tests {
 
     #[test]
     fn shallow_models_are_taken_whole_and_deep_ones_keep_both_ends() {
-        let settings = Settings { n_layers: 4, ..Settings::default() };
+        let settings = Settings {
+            n_layers: 4,
+            ..Settings::default()
+        };
         assert_eq!(chosen(8, &settings), (0..8).collect::<Vec<_>>());
         assert_eq!(chosen(32, &settings), vec![0, 10, 20, 31]);
-        let all = Settings { all_layers: true, ..settings };
+        let all = Settings {
+            all_layers: true,
+            ..settings
+        };
         assert_eq!(chosen(80, &all).len(), 80);
     }
 }

@@ -108,7 +108,9 @@ pub fn run(
                 let reason = missing_weights(pair, test.spec).unwrap_or_else(|| {
                     "the two models have no component of the same kind".to_owned()
                 });
-                keep("model", &|| Ok(TestRecord::not_applicable(id, "model", reason.clone())));
+                keep("model", &|| {
+                    Ok(TestRecord::not_applicable(id, "model", reason.clone()))
+                });
             }
         }
     }
@@ -121,9 +123,15 @@ fn missing_weights(pair: &Pair, spec: &TestSpec) -> Option<String> {
         return None;
     }
     let models = [("reference", pair.reference), ("candidate", pair.candidate)];
-    let absent: Vec<&str> =
-        models.iter().filter(|(_, m)| !m.has_weights()).map(|(name, _)| *name).collect();
+    let absent: Vec<&str> = models
+        .iter()
+        .filter(|(_, m)| !m.has_weights())
+        .map(|(name, _)| *name)
+        .collect();
     (!absent.is_empty()).then(|| {
-        format!("no weights at hand for the {}; fetch the full repository", absent.join(" and the "))
+        format!(
+            "no weights at hand for the {}; fetch the full repository",
+            absent.join(" and the ")
+        )
     })
 }

@@ -1,2 +1,4 @@
 #![allow(missing_docs, unused)]
-pub fn summarise(n:&[(String,String,&'static str)])->Vec<super::record::Renaming>{todo!()}
+pub fn summarise(n: &[(String, String, &'static str)]) -> Vec<super::record::Renaming> {
+    todo!()
+}

@@ -25,7 +25,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> {
     let mut cells = Vec::new();
@@ -37,7 +40,9 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
             continue;
         }
         let (x, y) = (a.all()?, b.all()?);
-        let (Some(x), Some(y)) = (x.as_slice(), y.as_slice()) else { continue };
+        let (Some(x), Some(y)) = (x.as_slice(), y.as_slice()) else {
+            continue;
+        };
         let mut moments = CoMoments::default();
         moments.add_slices(x, y);
         // Constant vectors (γ = 1 after folding, zero biases) say nothing.

@@ -35,14 +35,16 @@ impl ComponentPair {
 
     /// Order of the units in residual coordinates; computed once.
     pub fn order_grid(&self, settings: &Settings) -> &Outcome {
-        self.grids.order.get_or_init(|| {
-            unit_matching::in_residual_coordinates(self, Question::Order, settings)
-        })
+        self.grids
+            .order
+            .get_or_init(|| unit_matching::in_residual_coordinates(self, Question::Order, settings))
     }
 
     /// Gate against up through the token lens; computed once.
     pub fn lens_grid(&self, settings: &Settings) -> &Outcome {
-        self.grids.lens.get_or_init(|| token_lens_matching::grid(self, settings))
+        self.grids
+            .lens
+            .get_or_init(|| token_lens_matching::grid(self, settings))
     }
 
     /// Roles that both have with equal shapes, in layer order: role, reference, candidate.
@@ -76,7 +78,10 @@ pub struct Pair<'a> {
 fn counterparts<'a>(
     reference: &'a Model,
     candidate: &'a Model,
-) -> (Vec<(&'a Component, &'a Component)>, Vec<(&'static str, String)>) {
+) -> (
+    Vec<(&'a Component, &'a Component)>,
+    Vec<(&'static str, String)>,
+) {
     let mut open: Vec<&Component> = candidate.components.iter().collect();
     let mut pairs = Vec::new();
     let mut unpaired = Vec::new();
@@ -89,7 +94,10 @@ fn counterparts<'a>(
     }
     for a in waiting {
         let nameless = |kind| matches!(kind, ComponentKind::Network | ComponentKind::LanguageModel);
-        match open.iter().position(|b| nameless(a.kind) && nameless(b.kind)) {
+        match open
+            .iter()
+            .position(|b| nameless(a.kind) && nameless(b.kind))
+        {
             Some(at) => pairs.push((a, open.remove(at))),
             None => unpaired.push(("reference", a.id.clone())),
         }
@@ -110,7 +118,9 @@ fn transfer_roles(
     }
     let mut roles = BTreeMap::new();
     for (role, matrix) in &named.roles {
-        let Some(&b) = by_name.get(matrix.tensor().name()) else { continue };
+        let Some(&b) = by_name.get(matrix.tensor().name()) else {
+            continue;
+        };
         if let Some(view) = matrix.same_view_of(nameless.tensors[b].clone())? {
             roles.insert(*role, view);
         }
@@ -171,6 +181,11 @@ impl<'a> Pair<'a> {
                 grids: Grids::default(),
             });
         }
-        Ok(Self { reference, candidate, components, unpaired })
+        Ok(Self {
+            reference,
+            candidate,
+            components,
+            unpaired,
+        })
     }
 }

@@ -199,7 +199,8 @@ impl TestRecord {
             );
         }
         if self.status == Status::Measured {
-            self.effects.insert(name.to_owned(), Effect { value, interval });
+            self.effects
+                .insert(name.to_owned(), Effect { value, interval });
         }
         self
     }

@@ -26,7 +26,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 /// Bounds of a tensor whose difference is called Gaussian. They follow from sampling theory at the
 /// smallest block that is read (16 × 16) and from rounding to bf16, not from any pair of models.
@@ -58,7 +61,11 @@ fn coefficient_of_variation(values: &[f64]) -> f64 {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-    if mean > 0.0 { variance.sqrt() / mean } else { 0.0 }
+    if mean > 0.0 {
+        variance.sqrt() / mean
+    } else {
+        0.0
+    }
 }
 
 fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, EvidenceError> {

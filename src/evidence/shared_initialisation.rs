@@ -34,7 +34,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 /// Leading directions, and iterations to find them.
 const N_DIRECTIONS: usize = 8;
@@ -68,7 +71,11 @@ struct Aligned {
 
 /// Mean cosine of corresponding rows.
 fn mean_cosine(a: &Array2<f32>, b: &Array2<f32>) -> f64 {
-    let dots = a.rows().into_iter().zip(b.rows()).map(|(x, y)| f64::from(x.dot(&y)));
+    let dots = a
+        .rows()
+        .into_iter()
+        .zip(b.rows())
+        .map(|(x, y)| f64::from(x.dot(&y)));
     dots.sum::<f64>() / a.nrows().max(1) as f64
 }
 
@@ -104,9 +111,16 @@ fn align(
     let order = if identity { &units } else { &matched };
     let of_small = read(small.0, small.1, View::Second, &units)?.mapv(f64::from);
     let of_large = read(large.0, large.1, View::Second, order)?.mapv(f64::from);
-    let (reference, candidate) =
-        if small.0 == Side::Reference { (of_small, of_large) } else { (of_large, of_small) };
-    Ok(Some(Aligned { reference, candidate, identity }))
+    let (reference, candidate) = if small.0 == Side::Reference {
+        (of_small, of_large)
+    } else {
+        (of_large, of_small)
+    };
+    Ok(Some(Aligned {
+        reference,
+        candidate,
+        identity,
+    }))
 }
 
 /// Running totals over layers.
@@ -161,8 +175,14 @@ impl Totals {
             .with_effect("shared-std", mean(&self.shared))
             .with_effect("shared-std-deviation", deviation(&self.shared))
             .with_effect("reference-std", mean(&self.spread))
-            .with_effect("leading-directions-of-reference-in-candidate", mean(&self.forward))
-            .with_effect("leading-directions-of-candidate-in-reference", mean(&self.backward))
+            .with_effect(
+                "leading-directions-of-reference-in-candidate",
+                mean(&self.forward),
+            )
+            .with_effect(
+                "leading-directions-of-candidate-in-reference",
+                mean(&self.backward),
+            )
             .with_effect("leading-directions-deviation", deviation(&self.forward))
             .with_effect("rest-of-reference-in-candidate", mean(&self.rest))
             .with_effect("n-tensors", self.shared.len() as f64)
@@ -197,7 +217,10 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
             totals.add(&block.reference, &block.candidate, settings.seed, place);
             Ok(())
         })?;
-        return Ok(totals.record(pair, "matrices of equal role, in the order in which they stand"));
+        return Ok(totals.record(
+            pair,
+            "matrices of equal role, in the order in which they stand",
+        ));
     };
     let lenses = match through_lens {
         true => token_lens_matching::lenses(pair)?.ok(),
@@ -209,10 +232,18 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
         (None, _) => mlp.rows(view, units),
     };
     let mut n_identity = 0;
-    for cell in grid.best_cells().into_iter().filter(|c| c.test.ln_p <= LINKED_LN_P) {
+    for cell in grid
+        .best_cells()
+        .into_iter()
+        .filter(|c| c.test.ln_p <= LINKED_LN_P)
+    {
         if let Some(aligned) = align(cell, pair, settings, &read)? {
             n_identity += u32::from(aligned.identity);
-            let place = (Some(cell.reference.0), Some(cell.candidate.0), "second view".to_owned());
+            let place = (
+                Some(cell.reference.0),
+                Some(cell.candidate.0),
+                "second view".to_owned(),
+            );
             totals.add(&aligned.reference, &aligned.candidate, settings.seed, place);
         }
     }
@@ -220,7 +251,11 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
         "the second view of the MLPs of {} linked layers{}, units in the order that the first view \
          gives ({n_identity} of them as they stand)",
         totals.shared.len(),
-        if through_lens { ", through the token lens" } else { "" },
+        if through_lens {
+            ", through the token lens"
+        } else {
+            ""
+        },
     );
     Ok(totals.record(pair, &basis))
 }

@@ -24,7 +24,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> {
     let found = &pair.correspondence;
@@ -48,12 +51,18 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
     let renamed = names.iter().filter(|(a, b, _)| a != b).count() as f64;
     let mut record = TestRecord::measured(SPEC.id, &pair.id);
     // Sizes, where roles are known: what was pruned or added.
-    for (side, component) in [("reference", &pair.reference), ("candidate", &pair.candidate)] {
+    for (side, component) in [
+        ("reference", &pair.reference),
+        ("candidate", &pair.candidate),
+    ] {
         if component.n_layers > 0 {
             let name = format!("n-layers-{side}");
             record = record.with_effect(&name, f64::from(component.n_layers));
         }
-        let first = component.experts(0).first().and_then(|&e| Mlp::find(component, 0, e));
+        let first = component
+            .experts(0)
+            .first()
+            .and_then(|&e| Mlp::find(component, 0, e));
         if let Some(mlp) = first {
             record = record.with_effect(&format!("n-units-{side}"), mlp.n_units() as f64);
         }

@@ -24,7 +24,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 /// Elements compared at a time; also the chunk that counts as equal or not. 64 KiB of bf16.
 const CHUNK: usize = 32_768;
@@ -65,7 +68,11 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
                 continue;
             }
             let width = size as usize;
-            let same = x.chunks(width).zip(y.chunks(width)).filter(|(p, q)| p == q).count() as u64;
+            let same = x
+                .chunks(width)
+                .zip(y.chunks(width))
+                .filter(|(p, q)| p == q)
+                .count() as u64;
             n_equal += same;
             counts.n_equal_rounded += same;
         } else {
@@ -92,8 +99,15 @@ fn worth_reading(a: &Tensor, b: &Tensor) -> Result<bool, TensorError> {
     }
     let mut equal = 0;
     for start in [0, n / 2, n - 256] {
-        let (x, y) = (a.read_elements(start..start + 256)?, b.read_elements(start..start + 256)?);
-        equal += x.iter().zip(&y).filter(|&(&p, &q)| rounds_to(p, q, b.dtype())).count();
+        let (x, y) = (
+            a.read_elements(start..start + 256)?,
+            b.read_elements(start..start + 256)?,
+        );
+        equal += x
+            .iter()
+            .zip(&y)
+            .filter(|&(&p, &q)| rounds_to(p, q, b.dtype()))
+            .count();
     }
     Ok(equal >= 24)
 }
@@ -117,12 +131,22 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
         let reason = "no tensor of the candidate has the shape of one of the reference";
         return Ok(TestRecord::not_applicable(SPEC.id, &pair.id, reason));
     }
-    let n_all = pair.reference.tensors.len().max(pair.candidate.tensors.len()) as f64;
+    let n_all = pair
+        .reference
+        .tensors
+        .len()
+        .max(pair.candidate.tensors.len()) as f64;
     let share = |n: u64| n as f64 / counts.n_elements as f64;
     let record = TestRecord::measured(SPEC.id, &pair.id)
         .with_effect("fraction-values-equal", share(counts.n_equal))
-        .with_effect("fraction-values-equal-after-rounding", share(counts.n_equal_rounded))
-        .with_effect("fraction-chunk-bytes-equal", counts.n_equal_bytes as f64 / counts.n_bytes as f64)
+        .with_effect(
+            "fraction-values-equal-after-rounding",
+            share(counts.n_equal_rounded),
+        )
+        .with_effect(
+            "fraction-chunk-bytes-equal",
+            counts.n_equal_bytes as f64 / counts.n_bytes as f64,
+        )
         .with_effect("n-tensors-equal", counts.n_equal_tensors as f64)
         .with_effect("fraction-tensors-paired", counts.n_tensors as f64 / n_all);
     Ok(match n_skipped {

@@ -39,16 +39,25 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 /// The two lenses of a pair, or why there are none.
 pub(super) fn lenses(pair: &ComponentPair) -> Result<Result<(Lens, Lens), String>, EvidenceError> {
     let (reference, candidate) = match &pair.tokens {
-        SharedTokens::Shared { reference, candidate, .. } => (reference, candidate),
+        SharedTokens::Shared {
+            reference,
+            candidate,
+            ..
+        } => (reference, candidate),
         SharedTokens::None(reason) => return Ok(Err(reason.clone())),
     };
-    let read =
-        (Lens::read(&pair.reference, reference)?, Lens::read(&pair.candidate, candidate)?);
+    let read = (
+        Lens::read(&pair.reference, reference)?,
+        Lens::read(&pair.candidate, candidate)?,
+    );
     Ok(match read {
         (Some(a), Some(b)) => Ok((a, b)),
         _ => Err("one of the two has no embedding for the shared tokens".to_owned()),
@@ -62,19 +71,28 @@ pub(super) fn grid(pair: &ComponentPair, settings: &Settings) -> Outcome {
         Err(reason) => return Ok(Err(reason)),
     };
     let coarse = (a.head(COARSE_TOKENS), b.head(COARSE_TOKENS));
-    unit_matching::run(pair, Question::Agreement, settings, &|side, mlp, view, units, is_coarse| {
-        match (side, is_coarse) {
+    unit_matching::run(
+        pair,
+        Question::Agreement,
+        settings,
+        &|side, mlp, view, units, is_coarse| match (side, is_coarse) {
             (Side::Reference, false) => a.rows(mlp, view, units),
             (Side::Candidate, false) => b.rows(mlp, view, units),
             (Side::Reference, true) => coarse.0.rows(mlp, view, units),
             (Side::Candidate, true) => coarse.1.rows(mlp, view, units),
-        }
-    })
+        },
+    )
 }
 
 fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, EvidenceError> {
     let record = unit_matching::record(SPEC.id, &pair.id, pair.lens_grid(settings))?;
-    let SharedTokens::Shared { reference, n_shared, basis, .. } = &pair.tokens else {
+    let SharedTokens::Shared {
+        reference,
+        n_shared,
+        basis,
+        ..
+    } = &pair.tokens
+    else {
         return Ok(record);
     };
     Ok(record

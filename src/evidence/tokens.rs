@@ -32,7 +32,9 @@ fn vocabulary(artefacts: &Artefacts) -> Result<Option<Vocabulary>, String> {
 }
 
 fn rows(component: &Component) -> Option<usize> {
-    component.role(Role::outside(RoleKind::TokenEmbedding)).map(|m| m.n_rows())
+    component
+        .role(Role::outside(RoleKind::TokenEmbedding))
+        .map(|m| m.n_rows())
 }
 
 /// Finds the shared tokens of two components and draws a sample that depends on the seed alone.
@@ -42,9 +44,14 @@ pub(super) fn shared(
     settings: &Settings,
 ) -> SharedTokens {
     let (Some(n_reference), Some(n_candidate)) = (rows(reference.1), rows(candidate.1)) else {
-        return SharedTokens::None("one of the two has no token embedding that is known".to_owned());
+        return SharedTokens::None(
+            "one of the two has no token embedding that is known".to_owned(),
+        );
     };
-    let vocabularies = (vocabulary(&reference.0.artefacts), vocabulary(&candidate.0.artefacts));
+    let vocabularies = (
+        vocabulary(&reference.0.artefacts),
+        vocabulary(&candidate.0.artefacts),
+    );
     let (mut pairs, basis): (Vec<(usize, usize)>, String) = match vocabularies {
         (Ok(Some(a)), Ok(Some(b))) => {
             let pairs = a
@@ -55,9 +62,10 @@ pub(super) fn shared(
             (pairs, "the same token in both tokenizers".to_owned())
         }
         (a, b) if n_reference == n_candidate => {
-            let mut why = "a tokenizer is missing; equal ids are taken as equal tokens because both \
+            let mut why =
+                "a tokenizer is missing; equal ids are taken as equal tokens because both \
                            embeddings have the same number of rows"
-                .to_owned();
+                    .to_owned();
             for error in [a.err(), b.err()].into_iter().flatten() {
                 why.push_str(&format!(" ({error})"));
             }
@@ -80,8 +88,17 @@ pub(super) fn shared(
         ));
     }
     let n_shared = pairs.len();
-    let chosen =
-        stats::choose(n_shared, settings.n_tokens.min(n_shared), settings.seed, "shared-tokens");
+    let chosen = stats::choose(
+        n_shared,
+        settings.n_tokens.min(n_shared),
+        settings.seed,
+        "shared-tokens",
+    );
     let (reference, candidate) = chosen.into_iter().map(|i| pairs[i]).unzip();
-    SharedTokens::Shared { reference, candidate, n_shared, basis }
+    SharedTokens::Shared {
+        reference,
+        candidate,
+        n_shared,
+        basis,
+    }
 }

@@ -110,7 +110,12 @@ fn cell(
     } else {
         ((Side::Candidate, b), (Side::Reference, a))
     };
-    let limit = if coarse { settings.n_units / 8 } else { settings.n_units }.max(MIN_UNITS);
+    let limit = if coarse {
+        settings.n_units / 8
+    } else {
+        settings.n_units
+    }
+    .max(MIN_UNITS);
     let n = small.1.n_units().min(limit);
     // The stream names the layer so that no two layers share their sample by accident of size.
     let stream = format!("units/{}", small.1.layer);
@@ -127,7 +132,11 @@ fn cell(
         Question::Order => stats::order_test(&matching(a.up_view())?, &units, m),
     }
     .map_err(|e| EvidenceError::Numerical(e.to_string()))?;
-    Ok(Cell { reference: (a.layer, a.expert), candidate: (b.layer, b.expert), test })
+    Ok(Cell {
+        reference: (a.layer, a.expert),
+        candidate: (b.layer, b.expert),
+        test,
+    })
 }
 
 /// All that was measured.
@@ -189,7 +198,11 @@ pub fn mlps(
     if a.n_units().min(b.n_units()) < MIN_UNITS {
         return None;
     }
-    Some(if a.is_gated() && b.is_gated() { (a, b) } else { (a.as_plain(), b.as_plain()) })
+    Some(if a.is_gated() && b.is_gated() {
+        (a, b)
+    } else {
+        (a.as_plain(), b.as_plain())
+    })
 }
 
 /// Matches units of the chosen layers. `Ok(Err(reason))` when there is nothing to match.
@@ -207,7 +220,9 @@ pub fn run(
             let experts_b = b.experts(layer);
             for (i, expert_a) in a.experts(layer).into_iter().enumerate() {
                 // A dense layer stands against the first expert of a mixture.
-                let Some(&expert_b) = experts_b.get(i) else { continue };
+                let Some(&expert_b) = experts_b.get(i) else {
+                    continue;
+                };
                 if let Some((x, y)) = mlps(pair, (layer, expert_a), (layer, expert_b)) {
                     diagonal.push(cell(&x, &y, question, false, settings, read)?);
                 }
@@ -221,7 +236,9 @@ pub fn run(
     if !all_linked {
         for j in 0..b.n_layers {
             for &i in &chosen {
-                let Some(expert_a) = a.experts(i).first().copied() else { continue };
+                let Some(expert_a) = a.experts(i).first().copied() else {
+                    continue;
+                };
                 for (e, expert_b) in b.experts(j).into_iter().enumerate() {
                     let on_diagonal = i == j && e == 0 && a.n_layers == b.n_layers;
                     // Experts may be re-ordered within a layer; across layers the first stands for all.
@@ -236,8 +253,10 @@ pub fn run(
         }
     }
     let diagonal_ps: Vec<f64> = diagonal.iter().map(|cell| cell.test.ln_p).collect();
-    let parts: Vec<f64> =
-        [stats::fisher(&diagonal_ps), search_ln_p(&search)].into_iter().flatten().collect();
+    let parts: Vec<f64> = [stats::fisher(&diagonal_ps), search_ln_p(&search)]
+        .into_iter()
+        .flatten()
+        .collect();
     let Some(best) = parts.iter().copied().reduce(f64::min) else {
         return Ok(Err(format!(
             "no layer of the two has MLPs that can be matched: up and down projections of at least \
@@ -246,13 +265,28 @@ pub fn run(
     };
     // Two looks are paid for also when the diagonal made the second one needless.
     let n_looks = if diagonal.is_empty() { 1 } else { 2 };
-    let units = diagonal.iter().chain(&search).map(|c| c.test.n).max().unwrap_or(0);
+    let units = diagonal
+        .iter()
+        .chain(&search)
+        .map(|c| c.test.n)
+        .max()
+        .unwrap_or(0);
     let mut selection = layers::rule(a.n_layers, settings);
-    selection.push_str(&format!("; up to {units} units of the smaller MLP against all of the larger"));
+    selection.push_str(&format!(
+        "; up to {units} units of the smaller MLP against all of the larger"
+    ));
     if !search.is_empty() {
-        selection.push_str(&format!("; searched among all {} candidate layers", b.n_layers));
+        selection.push_str(&format!(
+            "; searched among all {} candidate layers",
+            b.n_layers
+        ));
     }
-    Ok(Ok(Grid { diagonal, search, ln_p: sidak(best, n_looks), selection }))
+    Ok(Ok(Grid {
+        diagonal,
+        search,
+        ln_p: sidak(best, n_looks),
+        selection,
+    }))
 }
 
 impl Grid {
@@ -263,7 +297,10 @@ impl Grid {
 
     /// Whether any cell is linked.
     pub fn has_link(&self) -> bool {
-        self.diagonal.iter().chain(&self.search).any(|c| c.test.ln_p <= LINKED_LN_P)
+        self.diagonal
+            .iter()
+            .chain(&self.search)
+            .any(|c| c.test.ln_p <= LINKED_LN_P)
     }
 }
 
@@ -312,8 +349,14 @@ pub fn record(
     // Half of the units of the closest layer, say, agreeing by chance is what the p excludes.
     Ok(TestRecord::measured(test, component)
         .with_p(PValue::new(grid.ln_p.min(0.0), PKind::Exact)?)
-        .with_effect("agreement", best.iter().map(|c| c.agreement()).sum::<f64>() / n)
-        .with_effect("spearman", best.iter().map(|c| c.test.spearman).sum::<f64>() / n)
+        .with_effect(
+            "agreement",
+            best.iter().map(|c| c.agreement()).sum::<f64>() / n,
+        )
+        .with_effect(
+            "spearman",
+            best.iter().map(|c| c.test.spearman).sum::<f64>() / n,
+        )
         .with_effect("n-layers-tested", n)
         .with_effect("n-layers-linked", linked as f64)
         .with_effect("n-layers-moved", moved as f64)
@@ -345,10 +388,19 @@ pub fn in_residual_coordinates(
         )));
     };
     let coarse = stats::choose(width, width.min(COARSE_WIDTH), settings.seed, "coordinates");
-    run(pair, question, settings, &|_, mlp, view, units, is_coarse| {
-        let rows = mlp.rows(view, units)?;
-        Ok(if is_coarse { rows.select(Axis(1), &coarse) } else { rows })
-    })
+    run(
+        pair,
+        question,
+        settings,
+        &|_, mlp, view, units, is_coarse| {
+            let rows = mlp.rows(view, units)?;
+            Ok(if is_coarse {
+                rows.select(Axis(1), &coarse)
+            } else {
+                rows
+            })
+        },
+    )
 }
 
 #[cfg(test)]

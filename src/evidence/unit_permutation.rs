@@ -42,7 +42,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, EvidenceError> {
     let has_mlp = |c: &Component| (0..c.n_layers).any(|layer| !c.experts(layer).is_empty());
@@ -60,7 +63,11 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
 
 /// Widths that some tensor of the component reads: `[out, in, …]` → in.
 fn widths_read(component: &Component) -> BTreeSet<usize> {
-    component.tensors.iter().filter_map(|t| t.shape().get(1).copied()).collect()
+    component
+        .tensors
+        .iter()
+        .filter_map(|t| t.shape().get(1).copied())
+        .collect()
 }
 
 /// Output channels of any network: tensors of equal shape, whose outputs another tensor reads.
@@ -81,7 +88,10 @@ fn channels(pair: &ComponentPair) -> Result<TestRecord, EvidenceError> {
         if !is_weight || n_rows < MIN_ROWS || n_rows > MAX_ROWS || !read.contains(&n_rows) {
             continue;
         }
-        let (mut x, mut y) = (Matrix::new(a.clone())?.all()?, Matrix::new(b.clone())?.all()?);
+        let (mut x, mut y) = (
+            Matrix::new(a.clone())?.all()?,
+            Matrix::new(b.clone())?.all()?,
+        );
         if x == y {
             // A fixed front-end that both were given says nothing of what was trained.
             n_equal += 1;
@@ -118,7 +128,10 @@ fn channels(pair: &ComponentPair) -> Result<TestRecord, EvidenceError> {
     };
     let n = agreement.len();
     Ok(TestRecord::measured(SPEC.id, &pair.id)
-        .with_p(PValue::new(stats::bonferroni(best, n).min(0.0), PKind::Exact)?)
+        .with_p(PValue::new(
+            stats::bonferroni(best, n).min(0.0),
+            PKind::Exact,
+        )?)
         .with_effect("agreement", agreement.iter().sum::<f64>() / n as f64)
         .with_effect("n-tensors-tested", n as f64)
         .with_effect("n-tensors-equal", f64::from(n_equal))

@@ -27,7 +27,10 @@ static SPEC: TestSpec = TestSpec {
 };
 
 /// The registered test.
-pub const TEST: Test = Test { spec: &SPEC, run: Run::Component(run) };
+pub const TEST: Test = Test {
+    spec: &SPEC,
+    run: Run::Component(run),
+};
 
 /// Elements of a tensor that are compared at most: evenly spread blocks of a large one.
 const MAX_ELEMENTS: usize = 1 << 24;
@@ -51,7 +54,9 @@ pub(super) fn co_moments(a: &Matrix, b: &Matrix) -> Result<CoMoments, TensorErro
     let mut moments = CoMoments::default();
     for rows in row_blocks(a.n_rows(), a.n_cols()) {
         let (x, y) = (a.rows(rows.clone())?, b.rows(rows)?);
-        let (Some(x), Some(y)) = (x.as_slice(), y.as_slice()) else { continue };
+        let (Some(x), Some(y)) = (x.as_slice(), y.as_slice()) else {
+            continue;
+        };
         moments.add_slices(x, y);
     }
     Ok(moments)
@@ -115,7 +120,9 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
     let (mut cosines, mut differences) = (Vec::new(), Vec::new());
     for (layer, row, a, b) in &subjects {
         let moments = co_moments(a, b)?;
-        let Some(cosine) = moments.centred_cosine() else { continue };
+        let Some(cosine) = moments.centred_cosine() else {
+            continue;
+        };
         cosines.push(cosine);
         differences.extend(moments.relative_difference());
         count_differences(a, b, moments.std_x(), &mut counts)?;

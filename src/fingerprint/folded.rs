@@ -17,9 +17,18 @@ pub fn gains(
     layer: Option<u32>,
     kind: RoleKind,
 ) -> Result<Option<Array1<f32>>, TensorError> {
-    let Some(norm) = kind.reads_norm() else { return Ok(None) };
-    let role = Role { layer, kind: norm, expert: None, part: Part::Weight };
-    let Some(stored) = component.role(role) else { return Ok(None) };
+    let Some(norm) = kind.reads_norm() else {
+        return Ok(None);
+    };
+    let role = Role {
+        layer,
+        kind: norm,
+        expert: None,
+        part: Part::Weight,
+    };
+    let Some(stored) = component.role(role) else {
+        return Ok(None);
+    };
     let mut gains = stored.all()?.column(0).to_owned();
     if component.norm == Norm::RmsPlusOne {
         gains += 1.0;

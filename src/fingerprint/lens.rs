@@ -49,12 +49,18 @@ impl Lens {
         let mut embeddings = stored.gather(tokens)?;
         normalise_as_norm(&mut embeddings, component.norm);
         let mut outputs = head.gather(tokens)?;
-        let final_norm = Role { part: Part::Weight, ..Role::outside(RoleKind::FinalNorm) };
+        let final_norm = Role {
+            part: Part::Weight,
+            ..Role::outside(RoleKind::FinalNorm)
+        };
         if component.role(final_norm).is_some() {
             let gains = folded::gains(component, None, RoleKind::OutputHead)?;
             folded::fold(&mut outputs, gains.as_ref(), component.norm);
         }
-        Ok(Some(Self { embeddings, outputs }))
+        Ok(Some(Self {
+            embeddings,
+            outputs,
+        }))
     }
 
     /// A view of an MLP through the lens: `[units.len(), n_tokens]`, each row centred over tokens.
@@ -68,7 +74,11 @@ impl Lens {
         units: &[usize],
     ) -> Result<Array2<f32>, TensorError> {
         let rows = mlp.rows(view, units)?;
-        let tokens = if mlp.reads(view) { &self.embeddings } else { &self.outputs };
+        let tokens = if mlp.reads(view) {
+            &self.embeddings
+        } else {
+            &self.outputs
+        };
         let mut seen = product::rows_by_rows(rows.view(), tokens.view());
         product::centre_rows(&mut seen);
         Ok(seen)

@@ -33,11 +33,20 @@ pub fn values(tensor: &Tensor) -> Result<Option<Vec<f32>>, TensorError> {
         return Err(TensorError::not_finite(tensor));
     }
     let mean = sample.iter().map(|&x| f64::from(x)).sum::<f64>() / sample.len().max(1) as f64;
-    let norm = sample.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>().sqrt();
+    let norm = sample
+        .iter()
+        .map(|&x| (f64::from(x) - mean).powi(2))
+        .sum::<f64>()
+        .sqrt();
     if !(norm > 1e-12 * (1.0 + mean.abs()) * (sample.len() as f64).sqrt()) {
         return Ok(None);
     }
-    Ok(Some(sample.into_iter().map(|x| ((f64::from(x) - mean) / norm) as f32).collect()))
+    Ok(Some(
+        sample
+            .into_iter()
+            .map(|x| ((f64::from(x) - mean) / norm) as f32)
+            .collect(),
+    ))
 }
 
 /// Quantiles of the norms of rows, `[N_QUANTILES]`, smallest first; of a vector, of its magnitudes.
@@ -50,12 +59,23 @@ pub fn spectrum(tensor: &Tensor) -> Result<Vec<f64>, TensorError> {
     let row = n / n_rows;
     let mut norms = Vec::new();
     if row <= 1 {
-        norms.extend(tensor.read_elements(0..n)?.into_iter().map(|x| f64::from(x).abs()));
+        norms.extend(
+            tensor
+                .read_elements(0..n)?
+                .into_iter()
+                .map(|x| f64::from(x).abs()),
+        );
     } else {
         let step = n_rows.div_ceil(SPECTRUM_ROWS);
         for r in (0..n_rows).step_by(step) {
             let values = tensor.read_elements(r * row..(r + 1) * row)?;
-            norms.push(values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt());
+            norms.push(
+                values
+                    .iter()
+                    .map(|&x| f64::from(x).powi(2))
+                    .sum::<f64>()
+                    .sqrt(),
+            );
         }
     }
     if norms.iter().any(|x| !x.is_finite()) {
@@ -64,6 +84,11 @@ pub fn spectrum(tensor: &Tensor) -> Result<Vec<f64>, TensorError> {
     norms.sort_by(f64::total_cmp);
     let last = norms.len().saturating_sub(1);
     Ok((0..N_QUANTILES)
-        .map(|q| norms.get(last * q / (N_QUANTILES - 1)).copied().unwrap_or(0.0))
+        .map(|q| {
+            norms
+                .get(last * q / (N_QUANTILES - 1))
+                .copied()
+                .unwrap_or(0.0)
+        })
         .collect())
 }

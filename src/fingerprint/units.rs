@@ -71,7 +71,11 @@ impl<'a> Mlp<'a> {
 
     /// The view that shows the up projection.
     pub fn up_view(&self) -> View {
-        if self.is_gated() { View::Second } else { View::First }
+        if self.is_gated() {
+            View::Second
+        } else {
+            View::First
+        }
     }
 
     /// Whether the rows of a view are read from the residual stream (or written to it).

@@ -2,9 +2,7 @@
 //!
 //! The numbers are made up and say nothing about any real model.
 
-use super::{
-    ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
-};
+use super::{ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool};
 use crate::evidence::record::{
     Detail, Histogram, LayerCell, LayerGrid, Observation, Renaming, TestRecord,
 };
@@ -46,7 +44,11 @@ const fn spec(
         id,
         title,
         question,
-        scope: if null.is_some() { Scope::Component } else { Scope::Model },
+        scope: if null.is_some() {
+            Scope::Component
+        } else {
+            Scope::Model
+        },
         needs,
         null,
         p_value: match null {
@@ -60,29 +62,85 @@ const fn spec(
 }
 
 static SPECS: [TestSpec; 7] = [
-    spec("file-identity", "Equal files", "Are files of both models equal, byte for byte?", None, &[Need::Files]),
-    spec("tokenizer-comparison", "Tokenizers", "Do the tokenizers share choices that nothing forced?", None, &[Need::Files]),
-    spec("tensor-correspondence", "Renaming map", "Which tensor of the candidate is which of the reference?", None, &[Need::Weights]),
-    spec("weight-similarity", "Weights side by side", "How alike are the weights, layer by layer?", None, &[Need::Weights]),
-    spec("unit-permutation", "Order of the units", "Do the hidden units stand in the same order?", Some("Both models were initialised independently."), &[Need::Weights]),
-    spec("gate-up-matching", "Gate and up agree", "Do two matchings of the hidden units, made from different matrices, agree?", Some("Both models were initialised independently."), &[Need::Weights]),
-    spec("residual-noise", "Noise", "Is the difference of the weights plain Gaussian noise?", None, &[Need::Weights]),
+    spec(
+        "file-identity",
+        "Equal files",
+        "Are files of both models equal, byte for byte?",
+        None,
+        &[Need::Files],
+    ),
+    spec(
+        "tokenizer-comparison",
+        "Tokenizers",
+        "Do the tokenizers share choices that nothing forced?",
+        None,
+        &[Need::Files],
+    ),
+    spec(
+        "tensor-correspondence",
+        "Renaming map",
+        "Which tensor of the candidate is which of the reference?",
+        None,
+        &[Need::Weights],
+    ),
+    spec(
+        "weight-similarity",
+        "Weights side by side",
+        "How alike are the weights, layer by layer?",
+        None,
+        &[Need::Weights],
+    ),
+    spec(
+        "unit-permutation",
+        "Order of the units",
+        "Do the hidden units stand in the same order?",
+        Some("Both models were initialised independently."),
+        &[Need::Weights],
+    ),
+    spec(
+        "gate-up-matching",
+        "Gate and up agree",
+        "Do two matchings of the hidden units, made from different matrices, agree?",
+        Some("Both models were initialised independently."),
+        &[Need::Weights],
+    ),
+    spec(
+        "residual-noise",
+        "Noise",
+        "Is the difference of the weights plain Gaussian noise?",
+        None,
+        &[Need::Weights],
+    ),
 ];
 
-const ROLES: [&str; 7] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const ROLES: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 /// A number in 0..1 that depends on its arguments alone.
 fn wobble(a: u32, b: u32) -> f64 {
-    f64::from(a.wrapping_mul(2_654_435_761).wrapping_add(b.wrapping_mul(40_503)) >> 8)
-        / f64::from(1u32 << 24)
+    f64::from(
+        a.wrapping_mul(2_654_435_761)
+            .wrapping_add(b.wrapping_mul(40_503))
+            >> 8,
+    ) / f64::from(1u32 << 24)
 }
 
 fn similarity_grid() -> LayerGrid {
     let mut cells = Vec::new();
     for layer in 0..32u32 {
         for (i, role) in ROLES.iter().enumerate() {
-            let drop = if (14..18).contains(&layer) { 0.55 } else { 0.06 };
+            let drop = if (14..18).contains(&layer) {
+                0.55
+            } else {
+                0.06
+            };
             cells.push(LayerCell {
                 reference_layer: Some(layer),
                 candidate_layer: Some(layer),
@@ -101,7 +159,11 @@ fn similarity_grid() -> LayerGrid {
             ln_p: None,
         });
     }
-    LayerGrid { quantity: "centred cosine".to_owned(), range: (0.0, 1.0), cells }
+    LayerGrid {
+        quantity: "centred cosine".to_owned(),
+        range: (0.0, 1.0),
+        cells,
+    }
 }
 
 fn pair_grid() -> LayerGrid {
@@ -114,12 +176,20 @@ fn pair_grid() -> LayerGrid {
                 reference_layer: Some(a),
                 candidate_layer: Some(b),
                 role: "up_proj".to_owned(),
-                value: if hit { 0.93 } else { 0.04 * wobble(a + 1, b + 7) },
+                value: if hit {
+                    0.93
+                } else {
+                    0.04 * wobble(a + 1, b + 7)
+                },
                 ln_p: Some(if hit { -812.25 } else { -1.5 }),
             });
         }
     }
-    LayerGrid { quantity: "Spearman correlation of the two matchings".to_owned(), range: (0.0, 1.0), cells }
+    LayerGrid {
+        quantity: "Spearman correlation of the two matchings".to_owned(),
+        range: (0.0, 1.0),
+        cells,
+    }
 }
 
 fn histogram() -> Histogram {
@@ -135,14 +205,18 @@ fn histogram() -> Histogram {
 }
 
 fn renamings() -> Vec<Renaming> {
-    [("llm.", "language_model.", 291), ("vpm.", "vison.", 437), ("resampler.", "projection.", 13)]
-        .map(|(reference, candidate, n_tensors)| Renaming {
-            reference: reference.to_owned(),
-            candidate: candidate.to_owned(),
-            n_tensors,
-            basis: "order".to_owned(),
-        })
-        .to_vec()
+    [
+        ("llm.", "language_model.", 291),
+        ("vpm.", "vison.", 437),
+        ("resampler.", "projection.", 13),
+    ]
+    .map(|(reference, candidate, n_tensors)| Renaming {
+        reference: reference.to_owned(),
+        candidate: candidate.to_owned(),
+        n_tensors,
+        basis: "order".to_owned(),
+    })
+    .to_vec()
 }
 
 fn records() -> Vec<TestRecord> {
@@ -151,7 +225,9 @@ fn records() -> Vec<TestRecord> {
         TestRecord::measured("unit-permutation", "language-model")
             .with_p(p(LN_P_TINY, PKind::Exact))
             .with_effect_interval("spearman-median", 0.9312, Some((0.9285, 0.9341)))
-            .with_detail(Detail::Selection("every fourth layer, first and last included".to_owned())),
+            .with_detail(Detail::Selection(
+                "every fourth layer, first and last included".to_owned(),
+            )),
         TestRecord::measured("gate-up-matching", "language-model")
             .with_p(p(-812.25, PKind::Exact))
             .with_effect("layers-matched", 20.0)
@@ -161,7 +237,12 @@ fn records() -> Vec<TestRecord> {
             .with_effect("relative-difference-median", 0.0276)
             .with_detail(Detail::Grid(similarity_grid())),
         TestRecord::measured("residual-noise", "language-model")
-            .with_p(p(-(1000f64.ln()), PKind::Permutation { n_permutations: 999 }))
+            .with_p(p(
+                -(1000f64.ln()),
+                PKind::Permutation {
+                    n_permutations: 999,
+                },
+            ))
             .with_effect_interval("noise-std", NOISE_STD, Some((0.001_410, 0.001_415)))
             .with_effect("excess-kurtosis", -0.0021)
             .with_detail(Detail::Histogram(histogram())),
@@ -188,7 +269,12 @@ fn records() -> Vec<TestRecord> {
     ]
 }
 
-fn conclusion(component: &str, relation: Relation, strength: Strength, summary: &str) -> Conclusion {
+fn conclusion(
+    component: &str,
+    relation: Relation,
+    strength: Strength,
+    summary: &str,
+) -> Conclusion {
     Conclusion {
         component: component.to_owned(),
         relation,
@@ -256,8 +342,8 @@ fn model(label: &str, model_ref: &str, digit: char) -> ModelSection {
         sha256: hashed.then(|| digit.to_string().repeat(64)),
         git_blob: Some(digit.to_string().repeat(40)),
     };
-    let component = |id: &str, family: &str, n_layers, hidden_size, n_tensors, n_parameters| {
-        ComponentSection {
+    let component =
+        |id: &str, family: &str, n_layers, hidden_size, n_tensors, n_parameters| ComponentSection {
             id: id.to_owned(),
             family: family.to_owned(),
             n_layers,
@@ -265,8 +351,7 @@ fn model(label: &str, model_ref: &str, digit: char) -> ModelSection {
             n_tensors,
             n_parameters,
             role_basis: "names and config".to_owned(),
-        }
-    };
+        };
     ModelSection {
         label: label.to_owned(),
         model_ref: model_ref.to_owned(),
@@ -294,7 +379,10 @@ fn model(label: &str, model_ref: &str, digit: char) -> ModelSection {
 pub(super) fn report() -> Report {
     let command = "modelkin compare hf:org-a/base-vl hf:org-b/new-vl --seed 7 --report report.html";
     Report {
-        tool: Tool { name: "modelkin".to_owned(), version: "0.1.0".to_owned() },
+        tool: Tool {
+            name: "modelkin".to_owned(),
+            version: "0.1.0".to_owned(),
+        },
         command: command.split(' ').map(str::to_owned).collect(),
         seed: 7,
         threads: 2,
@@ -327,14 +415,22 @@ pub(super) fn hostile() -> Report {
         model.revision = Some(joined.clone());
         model.format = Some(joined.clone());
         model.notes = strings().collect();
-        model.files =
-            strings().map(|path| FileLine { path, size_bytes: u64::MAX, ..Default::default() }).collect();
+        model.files = strings()
+            .map(|path| FileLine {
+                path,
+                size_bytes: u64::MAX,
+                ..Default::default()
+            })
+            .collect();
         model.dtypes = strings().map(|d| (d, 1)).collect();
         model.components[0].id.clone_from(&joined);
         model.components[0].family.clone_from(&joined);
         model.components[0].role_basis.clone_from(&joined);
     }
-    let Finding { overall, components } = &mut report.finding;
+    let Finding {
+        overall,
+        components,
+    } = &mut report.finding;
     for c in components.iter_mut().chain([overall]) {
         c.component.clone_from(&joined);
         c.summary.clone_from(&joined);
@@ -399,8 +495,12 @@ fn attack(detail: &mut Detail, joined: &str) {
 
 /// A report with nothing in it: no records, no files, nothing decided.
 pub(super) fn empty() -> Report {
-    let mut overall =
-        conclusion("model", Relation::Inconclusive, Strength::None, "Nothing was measured.");
+    let mut overall = conclusion(
+        "model",
+        Relation::Inconclusive,
+        Strength::None,
+        "Nothing was measured.",
+    );
     overall.carried_by.clear();
     overall.does_not_prove.clear();
     Report {
@@ -409,7 +509,10 @@ pub(super) fn empty() -> Report {
         machine: MachineClass::default(),
         reference: ModelSection::default(),
         candidate: ModelSection::default(),
-        finding: Finding { overall, components: Vec::new() },
+        finding: Finding {
+            overall,
+            components: Vec::new(),
+        },
         records: Vec::new(),
         catalogue: Vec::new(),
         ..report()

@@ -75,8 +75,9 @@ pub(super) fn layouts(grid: &LayerGrid) -> Vec<Layout<'_>> {
         }
         cells.push(cell);
     }
-    let (pairs, single): (Vec<&str>, Vec<&str>) =
-        roles.into_iter().partition(|role| has_layer_pairs(&by_role[role]));
+    let (pairs, single): (Vec<&str>, Vec<&str>) = roles
+        .into_iter()
+        .partition(|role| has_layer_pairs(&by_role[role]));
     let mut out = Vec::new();
     if !single.is_empty() {
         let labelled = single
@@ -87,9 +88,14 @@ pub(super) fn layouts(grid: &LayerGrid) -> Vec<Layout<'_>> {
     for role in pairs {
         let mut cells = by_role[role].clone();
         cells.sort_by_key(|c| (c.reference_layer.is_none(), c.reference_layer));
-        let label =
-            |c: &LayerCell| c.reference_layer.map_or_else(|| "none".to_owned(), |n| n.to_string());
-        out.push(place(Some(role.to_owned()), cells.into_iter().map(|c| (label(c), c)).collect()));
+        let label = |c: &LayerCell| {
+            c.reference_layer
+                .map_or_else(|| "none".to_owned(), |n| n.to_string())
+        };
+        out.push(place(
+            Some(role.to_owned()),
+            cells.into_iter().map(|c| (label(c), c)).collect(),
+        ));
     }
     out
 }
@@ -99,7 +105,9 @@ fn has_layer_pairs(cells: &[&LayerCell]) -> bool {
     let mut partner: BTreeMap<u32, Option<u32>> = BTreeMap::new();
     cells.iter().any(|c| {
         c.candidate_layer.is_some_and(|layer| {
-            partner.insert(layer, c.reference_layer).is_some_and(|p| p != c.reference_layer)
+            partner
+                .insert(layer, c.reference_layer)
+                .is_some_and(|p| p != c.reference_layer)
         })
     })
 }
@@ -119,11 +127,17 @@ fn place(pairs_of: Option<String>, cells: Vec<(String, &LayerCell)>) -> Layout<'
             continue;
         };
         let of_label = rows_of.entry(label.clone()).or_default();
-        let free = of_label.iter().copied().find(|&r| rows[r].cells[column].is_none());
+        let free = of_label
+            .iter()
+            .copied()
+            .find(|&r| rows[r].cells[column].is_none());
         let row = match free {
             Some(row) => row,
             None if rows.len() < MAX_SIDE => {
-                rows.push(Row { label, cells: vec![None; columns.len()] });
+                rows.push(Row {
+                    label,
+                    cells: vec![None; columns.len()],
+                });
                 of_label.push(rows.len() - 1);
                 rows.len() - 1
             }
@@ -134,14 +148,23 @@ fn place(pairs_of: Option<String>, cells: Vec<(String, &LayerCell)>) -> Layout<'
         };
         rows[row].cells[column] = Some(cell);
     }
-    Layout { pairs_of, columns, rows, n_left_out }
+    Layout {
+        pairs_of,
+        columns,
+        rows,
+        n_left_out,
+    }
 }
 
 /// Position of a value on the colour scale, 0 to 1. The scale may run downwards; a scale of no
 /// length puts everything at its end.
 pub(super) fn fraction(value: f64, (start, end): (f64, f64)) -> f64 {
     let f = (value - start) / (end - start);
-    if f.is_finite() { f.clamp(0.0, 1.0) } else { 1.0 }
+    if f.is_finite() {
+        f.clamp(0.0, 1.0)
+    } else {
+        1.0
+    }
 }
 
 /// "reference layer 3 → candidate layer 5", for labels and tooltips.
@@ -170,7 +193,11 @@ mod tests {
     }
 
     fn grid(cells: Vec<LayerCell>) -> LayerGrid {
-        LayerGrid { quantity: "q".to_owned(), range: (0.0, 1.0), cells }
+        LayerGrid {
+            quantity: "q".to_owned(),
+            range: (0.0, 1.0),
+            cells,
+        }
     }
 
     #[test]
@@ -183,7 +210,10 @@ mod tests {
         ]);
         let layouts = layouts(&g);
         assert_eq!(layouts.len(), 1);
-        assert_eq!(layouts[0].columns, [Column::Layer(0), Column::Layer(1), Column::Outside]);
+        assert_eq!(
+            layouts[0].columns,
+            [Column::Layer(0), Column::Layer(1), Column::Outside]
+        );
         let labels: Vec<_> = layouts[0].rows.iter().map(|r| r.label.as_str()).collect();
         assert_eq!(labels, ["q_proj", "k_proj", "embed"]);
         assert_eq!(layouts[0].rows[0].cells[1].unwrap().value, 0.3);
@@ -208,9 +238,16 @@ mod tests {
 
     #[test]
     fn no_cell_hides_another_and_none_is_dropped_silently() {
-        let twice = grid(vec![cell(None, None, "embed", 0.1), cell(None, None, "embed", 0.9)]);
+        let twice = grid(vec![
+            cell(None, None, "embed", 0.1),
+            cell(None, None, "embed", 0.9),
+        ]);
         assert_eq!(layouts(&twice)[0].rows.len(), 2);
-        let wide = grid((0..1000).map(|i| cell(Some(i), Some(i), "q", 0.5)).collect());
+        let wide = grid(
+            (0..1000)
+                .map(|i| cell(Some(i), Some(i), "q", 0.5))
+                .collect(),
+        );
         let l = &layouts(&wide)[0];
         let drawn = l.rows.iter().flat_map(|r| &r.cells).flatten().count();
         assert_eq!(drawn + l.n_left_out, 1000);

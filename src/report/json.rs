@@ -99,7 +99,8 @@ mod tests {
 
     fn text(report: &Report) -> String {
         let mut out = Vec::new();
-        Json.render(report, &mut out, &RenderOptions::default()).unwrap();
+        Json.render(report, &mut out, &RenderOptions::default())
+            .unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -173,12 +174,27 @@ mod tests {
         for (pointer, bad) in breaks {
             let mut document = good.clone();
             *document.pointer_mut(pointer).unwrap() = bad.clone();
-            assert!(!validator.is_valid(&document), "{pointer} = {bad} was let through");
+            assert!(
+                !validator.is_valid(&document),
+                "{pointer} = {bad} was let through"
+            );
         }
-        for (parent, key) in [("", "finding"), ("/records/0", "p_kind"), ("/finding", "related")] {
+        for (parent, key) in [
+            ("", "finding"),
+            ("/records/0", "p_kind"),
+            ("/finding", "related"),
+        ] {
             let mut document = good.clone();
-            document.pointer_mut(parent).unwrap().as_object_mut().unwrap().shift_remove(key);
-            assert!(!validator.is_valid(&document), "{parent}/{key} may be missing");
+            document
+                .pointer_mut(parent)
+                .unwrap()
+                .as_object_mut()
+                .unwrap()
+                .shift_remove(key);
+            assert!(
+                !validator.is_valid(&document),
+                "{parent}/{key} may be missing"
+            );
         }
     }
 
@@ -187,7 +203,10 @@ mod tests {
         let validator = jsonschema::draft202012::new(&schema()).unwrap();
         let mut document = value(&fixture::report());
         let records = document["records"].as_array_mut().unwrap();
-        let failed = records.iter_mut().find(|r| r["status"] == "failed").unwrap();
+        let failed = records
+            .iter_mut()
+            .find(|r| r["status"] == "failed")
+            .unwrap();
         assert!(failed.get("ln_p").is_none());
         failed["reason"] = Value::Null;
         assert!(!validator.is_valid(&document));
@@ -199,7 +218,12 @@ mod tests {
         let parsed: Value = serde_json::from_str(&first).unwrap();
         let second = serde_json::to_string_pretty(&parsed).unwrap() + "\n";
         assert_eq!(first, second);
-        let keys: Vec<_> = parsed.as_object().unwrap().keys().map(String::as_str).collect();
+        let keys: Vec<_> = parsed
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
         let expected = [
             "schema_version",
             "tool",

@@ -185,7 +185,10 @@ pub static RENDERERS: &[&dyn Renderer] = &[&Terminal, &Json];
 pub fn renderer(name: &str) -> Option<&'static dyn Renderer> {
     let name = name.to_ascii_lowercase();
     let name = if name == "htm" { "html" } else { name.as_str() };
-    RENDERERS.iter().copied().find(|r| r.id() == name || r.extension() == name)
+    RENDERERS
+        .iter()
+        .copied()
+        .find(|r| r.id() == name || r.extension() == name)
 }
 
 /// A number in a report that is not finite.
@@ -212,12 +215,18 @@ pub fn check_record(record: &TestRecord) -> Result<(), NotFinite> {
             return Ok(());
         }
         let place = format!("{}/{}", record.test, record.component);
-        Err(NotFinite { place, what: what.to_owned(), value })
+        Err(NotFinite {
+            place,
+            what: what.to_owned(),
+            value,
+        })
     };
     let pair = |what: &str, (a, b): (f64, f64)| finite(what, a).and_then(|()| finite(what, b));
     for (name, effect) in &record.effects {
         finite(&format!("effect {name}"), effect.value)?;
-        effect.interval.map_or(Ok(()), |i| pair(&format!("interval of {name}"), i))?;
+        effect
+            .interval
+            .map_or(Ok(()), |i| pair(&format!("interval of {name}"), i))?;
     }
     for detail in &record.details {
         match detail {
@@ -225,7 +234,8 @@ pub fn check_record(record: &TestRecord) -> Result<(), NotFinite> {
                 pair(&format!("range of {}", grid.quantity), grid.range)?;
                 for cell in &grid.cells {
                     finite(&format!("{} of {}", grid.quantity, cell.role), cell.value)?;
-                    cell.ln_p.map_or(Ok(()), |v| finite(&format!("ln p of {}", cell.role), v))?;
+                    cell.ln_p
+                        .map_or(Ok(()), |v| finite(&format!("ln p of {}", cell.role), v))?;
                 }
             }
             Detail::Histogram(h) => pair(&format!("range of {}", h.quantity), h.range)?,
@@ -246,7 +256,11 @@ pub fn check(report: &Report) -> Result<(), NotFinite> {
             for (name, &value) in &operation.parameters {
                 if !value.is_finite() {
                     let place = format!("finding of {}", conclusion.component);
-                    return Err(NotFinite { place, what: format!("parameter {name}"), value });
+                    return Err(NotFinite {
+                        place,
+                        what: format!("parameter {name}"),
+                        value,
+                    });
                 }
             }
         }
@@ -292,11 +306,17 @@ mod tests {
     fn a_number_that_is_not_finite_is_refused_by_every_renderer_before_the_first_byte() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let mut in_effect = fixture::report();
-            in_effect.records[0]
-                .effects
-                .insert("x".to_owned(), Effect { value: bad, interval: None });
+            in_effect.records[0].effects.insert(
+                "x".to_owned(),
+                Effect {
+                    value: bad,
+                    interval: None,
+                },
+            );
             let mut in_finding = fixture::report();
-            in_finding.finding.overall.operations[0].parameters.insert("x".to_owned(), bad);
+            in_finding.finding.overall.operations[0]
+                .parameters
+                .insert("x".to_owned(), bad);
             let mut in_picture = fixture::report();
             for record in &mut in_picture.records {
                 for detail in &mut record.details {
@@ -308,7 +328,9 @@ mod tests {
             for report in [in_effect, in_finding, in_picture] {
                 for r in RENDERERS {
                     let mut out = Vec::new();
-                    let e = r.render(&report, &mut out, &RenderOptions::default()).unwrap_err();
+                    let e = r
+                        .render(&report, &mut out, &RenderOptions::default())
+                        .unwrap_err();
                     assert_eq!(e.kind(), io::ErrorKind::InvalidData);
                     assert!(out.is_empty(), "{} wrote a partial report", r.id());
                 }
@@ -333,7 +355,12 @@ mod tests {
         for r in RENDERERS {
             let text = String::from_utf8(bytes(*r, &report).unwrap()).unwrap();
             for c in text.chars() {
-                assert!(c == '\n' || !text::is_unsafe(c), "{}: {:?} got through", r.id(), c);
+                assert!(
+                    c == '\n' || !text::is_unsafe(c),
+                    "{}: {:?} got through",
+                    r.id(),
+                    c
+                );
             }
         }
     }
@@ -341,7 +368,11 @@ mod tests {
     #[test]
     fn an_empty_report_is_rendered_by_every_format() {
         for r in RENDERERS {
-            assert!(!bytes(*r, &fixture::empty()).unwrap().is_empty(), "{}", r.id());
+            assert!(
+                !bytes(*r, &fixture::empty()).unwrap().is_empty(),
+                "{}",
+                r.id()
+            );
         }
     }
 }

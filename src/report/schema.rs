@@ -4,8 +4,8 @@
 //! (`docs/schema/report-v1.schema.json`) and `docs/src/report-format.md` say the same in their own
 //! languages, and a test holds the three together. Computes nothing.
 
-use super::{ModelSection, Report};
 use super::words::NO_REASON;
+use super::{ModelSection, Report};
 use crate::evidence::record::{Detail, Effect, Status, TestRecord};
 use crate::evidence::spec::{Need, Scope, TestSpec};
 use crate::stats::PKind;
@@ -23,7 +23,10 @@ pub(super) struct Finite(f64);
 impl Serialize for Finite {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         if !self.0.is_finite() {
-            return Err(S::Error::custom(format!("{} is not a finite number", self.0)));
+            return Err(S::Error::custom(format!(
+                "{} is not a finite number",
+                self.0
+            )));
         }
         s.serialize_f64(self.0)
     }
@@ -162,11 +165,25 @@ struct EffectDoc {
 #[derive(serde::Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum DetailDoc<'a> {
-    Grid { quantity: &'a str, range: [Finite; 2], cells: Vec<CellDoc<'a>> },
-    Histogram { quantity: &'a str, range: [Finite; 2], counts: &'a [u64] },
-    Renamings { renamings: Vec<RenamingDoc<'a>> },
-    Observations { observations: Vec<ObservationDoc<'a>> },
-    Selection { rule: &'a str },
+    Grid {
+        quantity: &'a str,
+        range: [Finite; 2],
+        cells: Vec<CellDoc<'a>>,
+    },
+    Histogram {
+        quantity: &'a str,
+        range: [Finite; 2],
+        counts: &'a [u64],
+    },
+    Renamings {
+        renamings: Vec<RenamingDoc<'a>>,
+    },
+    Observations {
+        observations: Vec<ObservationDoc<'a>>,
+    },
+    Selection {
+        rule: &'a str,
+    },
 }
 
 #[derive(serde::Serialize)]
@@ -213,7 +230,10 @@ impl<'a> Document<'a> {
     pub(super) fn new(report: &'a Report) -> Self {
         Document {
             schema_version: SCHEMA_VERSION,
-            tool: ToolDoc { name: &report.tool.name, version: &report.tool.version },
+            tool: ToolDoc {
+                name: &report.tool.name,
+                version: &report.tool.version,
+            },
             run: RunDoc {
                 command: &report.command,
                 seed: report.seed,
@@ -272,7 +292,10 @@ fn finding(f: &Finding) -> FindingDoc<'_> {
     FindingDoc {
         overall: conclusion(&f.overall),
         components: components
-            .map(|c| ComponentFindingDoc { component: &c.component, conclusion: conclusion(c) })
+            .map(|c| ComponentFindingDoc {
+                component: &c.component,
+                conclusion: conclusion(c),
+            })
             .collect(),
     }
 }
@@ -280,7 +303,11 @@ fn finding(f: &Finding) -> FindingDoc<'_> {
 fn conclusion(c: &Conclusion) -> ConclusionDoc<'_> {
     let operations = c.operations.iter().map(|o| OperationDoc {
         relation: o.relation.name(),
-        parameters: o.parameters.iter().map(|(k, &v)| (k.as_str(), Finite(v))).collect(),
+        parameters: o
+            .parameters
+            .iter()
+            .map(|(k, &v)| (k.as_str(), Finite(v)))
+            .collect(),
         description: &o.description,
     });
     ConclusionDoc {
@@ -314,14 +341,19 @@ fn record(r: &TestRecord) -> RecordDoc<'_> {
             Some(PKind::Calibrated { n_reference }) => Some(n_reference),
             _ => None,
         },
-        effects: effects.map(|(name, e)| (name.as_str(), effect(*e))).collect(),
+        effects: effects
+            .map(|(name, e)| (name.as_str(), effect(*e)))
+            .collect(),
         reason: r.reason.as_deref().or((!measured).then_some(NO_REASON)),
         details: r.details.iter().filter(|_| measured).map(detail).collect(),
     }
 }
 
 fn effect(e: Effect) -> EffectDoc {
-    EffectDoc { value: Finite(e.value), interval: e.interval.map(pair) }
+    EffectDoc {
+        value: Finite(e.value),
+        interval: e.interval.map(pair),
+    }
 }
 
 fn pair((a, b): (f64, f64)) -> [Finite; 2] {
@@ -356,7 +388,9 @@ fn detail(d: &Detail) -> DetailDoc<'_> {
                 n_tensors: r.n_tensors,
                 basis: &r.basis,
             });
-            DetailDoc::Renamings { renamings: renamings.collect() }
+            DetailDoc::Renamings {
+                renamings: renamings.collect(),
+            }
         }
         Detail::Observations(seen) => {
             let observations = seen.iter().map(|o| ObservationDoc {
@@ -364,7 +398,9 @@ fn detail(d: &Detail) -> DetailDoc<'_> {
                 message: &o.message,
                 file: o.file.as_deref(),
             });
-            DetailDoc::Observations { observations: observations.collect() }
+            DetailDoc::Observations {
+                observations: observations.collect(),
+            }
         }
         Detail::Selection(rule) => DetailDoc::Selection { rule },
     }

@@ -75,7 +75,12 @@ fn finding(page: &mut Page, report: &Report) {
     let (predicate, end) = words::sentence(overall);
     let (candidate, reference) = (name(&report.candidate.label), name(&report.reference.label));
     page.blank();
-    page.paragraph(BOLD, 0, "", &format!("{candidate} {predicate} {reference}{end}"));
+    page.paragraph(
+        BOLD,
+        0,
+        "",
+        &format!("{candidate} {predicate} {reference}{end}"),
+    );
     page.paragraph(
         DIM,
         0,
@@ -98,7 +103,11 @@ fn finding(page: &mut Page, report: &Report) {
                 .map(|(k, v)| format!("{} = {}", text::words(k), text::number(*v)))
                 .collect();
             let sentence = prose(&operation.description);
-            let body = format!("{}: {sentence} {}", operation.relation.name(), parameters.join(", "));
+            let body = format!(
+                "{}: {sentence} {}",
+                operation.relation.name(),
+                parameters.join(", ")
+            );
             page.paragraph("", 2, &format!("{}. ", i + 1), body.trim_end());
         }
     }
@@ -114,9 +123,19 @@ fn components(page: &mut Page, components: &[Conclusion]) {
         let strength = Cell::new(format!("{} {}", meter(c.strength), c.strength.name()));
         table.add_row(vec![
             Cell::new(name(&c.component)),
-            Cell::new(format!("{} ({})", c.relation.name(), words::related(c.relation))),
+            Cell::new(format!(
+                "{} ({})",
+                c.relation.name(),
+                words::related(c.relation)
+            )),
             strength.fg(strength_colour(c.strength)),
-            Cell::new(c.carried_by.iter().map(|t| name(t)).collect::<Vec<_>>().join("\n")),
+            Cell::new(
+                c.carried_by
+                    .iter()
+                    .map(|t| name(t))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            ),
         ]);
     }
     page.add_table(&table);
@@ -124,7 +143,11 @@ fn components(page: &mut Page, components: &[Conclusion]) {
 
 fn effects(record: &TestRecord) -> String {
     let one = record.effects.iter().map(|(key, e)| {
-        format!("{} {}", text::words(key), text::with_interval(e.value, e.interval))
+        format!(
+            "{} {}",
+            text::words(key),
+            text::with_interval(e.value, e.interval)
+        )
     });
     one.collect::<Vec<_>>().join("\n")
 }
@@ -137,8 +160,12 @@ fn evidence(page: &mut Page, records: &[TestRecord]) {
     }
     let mut table = page.table(&["test", "component", "p-value", "how p was found", "effects"]);
     for record in records.iter().filter(|r| r.status == Status::Measured) {
-        let p = record.p.map_or_else(|| "–".to_owned(), |p| text::p_value(&p));
-        let kind = record.p.map_or_else(|| "effect only".to_owned(), |p| text::p_kind(p.kind()));
+        let p = record
+            .p
+            .map_or_else(|| "–".to_owned(), |p| text::p_value(&p));
+        let kind = record
+            .p
+            .map_or_else(|| "effect only".to_owned(), |p| text::p_kind(p.kind()));
         table.add_row(vec![
             Cell::new(name(record.test)).add_attribute(Attribute::Bold),
             Cell::new(name(&record.component)),
@@ -162,7 +189,10 @@ fn evidence(page: &mut Page, records: &[TestRecord]) {
 }
 
 fn unmeasured(page: &mut Page, records: &[TestRecord]) {
-    let rest: Vec<_> = records.iter().filter(|r| r.status != Status::Measured).collect();
+    let rest: Vec<_> = records
+        .iter()
+        .filter(|r| r.status != Status::Measured)
+        .collect();
     if rest.is_empty() {
         return;
     }
@@ -188,7 +218,13 @@ fn seen(page: &mut Page, records: &[TestRecord]) {
     let measured = records.iter().filter(|r| r.status == Status::Measured);
     let all: Vec<_> = measured
         .flat_map(|r| &r.details)
-        .filter_map(|d| if let Detail::Observations(seen) = d { Some(seen) } else { None })
+        .filter_map(|d| {
+            if let Detail::Observations(seen) = d {
+                Some(seen)
+            } else {
+                None
+            }
+        })
         .flatten()
         .collect();
     if all.is_empty() {
@@ -196,7 +232,11 @@ fn seen(page: &mut Page, records: &[TestRecord]) {
     }
     page.heading("Seen in the files");
     for o in all.iter().take(MAX_LIST) {
-        let place = o.file.as_deref().map(|f| format!(" ({})", name(f))).unwrap_or_default();
+        let place = o
+            .file
+            .as_deref()
+            .map(|f| format!(" ({})", name(f)))
+            .unwrap_or_default();
         page.paragraph("", 2, "• ", &format!("{}{place}", prose(&o.message)));
     }
     more(page, all.len());
@@ -206,7 +246,13 @@ fn renamings(page: &mut Page, records: &[TestRecord]) {
     let measured = records.iter().filter(|r| r.status == Status::Measured);
     let all: Vec<_> = measured
         .flat_map(|r| &r.details)
-        .filter_map(|d| if let Detail::Renamings(lines) = d { Some(lines) } else { None })
+        .filter_map(|d| {
+            if let Detail::Renamings(lines) = d {
+                Some(lines)
+            } else {
+                None
+            }
+        })
         .flatten()
         .collect();
     if all.is_empty() {
@@ -229,7 +275,12 @@ fn renamings(page: &mut Page, records: &[TestRecord]) {
 fn more(page: &mut Page, n: usize) {
     if n > MAX_LIST {
         let rest = text::count((n - MAX_LIST) as u64);
-        page.paragraph(DIM, 2, "", &format!("… and {rest} more: the JSON report has all of them."));
+        page.paragraph(
+            DIM,
+            2,
+            "",
+            &format!("… and {rest} more: the JSON report has all of them."),
+        );
     }
 }
 
@@ -245,20 +296,34 @@ fn models(page: &mut Page, report: &Report) {
         ]);
     };
     row("named", &|m| name(&m.model_ref));
-    row("revision", &|m| m.revision.as_deref().map_or_else(|| "none".to_owned(), name));
-    row("weights", &|m| m.format.as_deref().map_or_else(|| "none".to_owned(), name));
+    row("revision", &|m| {
+        m.revision
+            .as_deref()
+            .map_or_else(|| "none".to_owned(), name)
+    });
+    row("weights", &|m| {
+        m.format.as_deref().map_or_else(|| "none".to_owned(), name)
+    });
     row("size", &|m| {
         let tensors = plural(m.n_tensors, "tensor", "tensors");
         format!("{tensors}, {} parameters", text::parameters(m.n_parameters))
     });
     row("dtypes", &|m| {
-        let each = m.dtypes.iter().map(|(d, n)| format!("{} × {}", text::count(*n), name(d)));
+        let each = m
+            .dtypes
+            .iter()
+            .map(|(d, n)| format!("{} × {}", text::count(*n), name(d)));
         each.collect::<Vec<_>>().join("\n")
     });
     row("components", &|m| {
         let each = m.components.iter().map(|c| {
             let layers = plural(c.n_layers, "layer", "layers");
-            format!("{} ({}, {layers}, width {})", name(&c.id), name(&c.family), c.hidden_size)
+            format!(
+                "{} ({}, {layers}, width {})",
+                name(&c.id),
+                name(&c.family),
+                c.hidden_size
+            )
         });
         each.collect::<Vec<_>>().join("\n")
     });
@@ -267,7 +332,13 @@ fn models(page: &mut Page, report: &Report) {
         let files = plural(m.files.len() as u64, "file", "files");
         format!("{files}, {} with sha256", text::count(hashed))
     });
-    row("notes", &|m| m.notes.iter().map(|n| prose(n)).collect::<Vec<_>>().join("\n"));
+    row("notes", &|m| {
+        m.notes
+            .iter()
+            .map(|n| prose(n))
+            .collect::<Vec<_>>()
+            .join("\n")
+    });
     page.add_table(&table);
 }
 
@@ -295,7 +366,11 @@ fn repeat(page: &mut Page, report: &Report, options: &RenderOptions) {
         name(&report.tool.version),
         report.seed,
         plural(report.threads as u64, "thread", "threads"),
-        if report.options.all_layers { "all".to_owned() } else { prose(&report.options.layer_rule) },
+        if report.options.all_layers {
+            "all".to_owned()
+        } else {
+            prose(&report.options.layer_rule)
+        },
     );
     if let Some(t) = options.wall_time {
         line.push_str(&format!(" · {:.1} s", t.as_secs_f64()));
@@ -317,7 +392,13 @@ mod tests {
     }
 
     fn plain(report: &Report) -> String {
-        rendered(report, RenderOptions { width: Some(100), ..Default::default() })
+        rendered(
+            report,
+            RenderOptions {
+                width: Some(100),
+                ..Default::default()
+            },
+        )
     }
 
     /// The text without the escape codes that the page itself writes: `ESC [ digits ; m`.
@@ -325,7 +406,9 @@ mod tests {
         let mut parts = s.split("\x1b[");
         let mut out = parts.next().unwrap().to_owned();
         for part in parts {
-            let end = part.find(|c: char| !(c.is_ascii_digit() || c == ';')).unwrap();
+            let end = part
+                .find(|c: char| !(c.is_ascii_digit() || c == ';'))
+                .unwrap();
             assert_eq!(&part[end..=end], "m", "a code that is no style: {part:?}");
             out.push_str(&part[end + 1..]);
         }
@@ -362,7 +445,11 @@ mod tests {
         for report in [fixture::report(), fixture::hostile()] {
             let coloured = rendered(
                 &report,
-                RenderOptions { colour: true, width: Some(100), ..Default::default() },
+                RenderOptions {
+                    colour: true,
+                    width: Some(100),
+                    ..Default::default()
+                },
             );
             assert!(coloured.contains("\x1b["));
             let text = without_styles(&coloured);
@@ -381,21 +468,30 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_the_terminal() {
         for width in [60, 80, 100, 160] {
-            let options = RenderOptions { width: Some(width), ..Default::default() };
+            let options = RenderOptions {
+                width: Some(width),
+                ..Default::default()
+            };
             let text = rendered(&fixture::report(), options);
             for line in text.lines() {
                 // The command is one line, so that it can be copied.
                 if line.contains("modelkin compare") {
                     continue;
                 }
-                assert!(line.chars().count() <= usize::from(width), "{width}: {line}");
+                assert!(
+                    line.chars().count() <= usize::from(width),
+                    "{width}: {line}"
+                );
             }
         }
     }
 
     #[test]
     fn the_wall_time_is_printed_only_on_request() {
-        let asked = RenderOptions { wall_time: Some(Duration::from_millis(1234)), ..Default::default() };
+        let asked = RenderOptions {
+            wall_time: Some(Duration::from_millis(1234)),
+            ..Default::default()
+        };
         assert!(rendered(&fixture::report(), asked).contains("1.2 s"));
         assert!(!plain(&fixture::report()).contains(" s\n"));
     }
@@ -403,7 +499,10 @@ mod tests {
     #[test]
     fn absurd_widths_do_not_break_the_page() {
         for width in [0, 1, 7, u16::MAX] {
-            let options = RenderOptions { width: Some(width), ..Default::default() };
+            let options = RenderOptions {
+                width: Some(width),
+                ..Default::default()
+            };
             assert!(rendered(&fixture::report(), options).contains("org-b"));
         }
     }

@@ -58,7 +58,10 @@ pub(super) fn name(s: &str) -> String {
 
 /// Prose that may quote names from outside: line breaks become spaces, the rest as in [`visible`].
 pub(super) fn prose(s: &str) -> String {
-    let joined = s.split(['\n', '\r', '\t']).map(str::trim).filter(|p| !p.is_empty());
+    let joined = s
+        .split(['\n', '\r', '\t'])
+        .map(str::trim)
+        .filter(|p| !p.is_empty());
     let joined = joined.collect::<Vec<_>>().join(" ");
     shorten(&visible(&joined), MAX_PROSE_CHARS)
 }
@@ -121,7 +124,11 @@ pub(super) fn bytes(n: u64) -> String {
 pub(super) fn number(x: f64) -> String {
     if x == x.trunc() && x.abs() < 1e9 {
         let n = x.abs() as u64;
-        return if x < 0.0 { format!("−{}", count(n)) } else { count(n) };
+        return if x < 0.0 {
+            format!("−{}", count(n))
+        } else {
+            count(n)
+        };
     }
     // 0.99997 at four digits would be printed as 1, which says "equal" where it is not.
     if x.abs() < 1.0 && x.abs() > 0.9995 {
@@ -137,7 +144,9 @@ fn number_to(x: f64, digits: usize) -> String {
         return "0".to_owned();
     }
     let scientific = format!("{x:.*e}", digits - 1);
-    let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
+    let Some((mantissa, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if !(-4..6).contains(&exponent) {
         return signed(&format!("{}e{exponent}", trim_zeros(mantissa)));
@@ -148,12 +157,17 @@ fn number_to(x: f64, digits: usize) -> String {
 
 /// Zeros after the decimal point that say nothing are dropped.
 fn trim_zeros(s: &str) -> &str {
-    if s.contains('.') { s.trim_end_matches('0').trim_end_matches('.') } else { s }
+    if s.contains('.') {
+        s.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        s
+    }
 }
 
 /// A true minus sign, which lines up with digits and is not taken for a hyphen.
 fn signed(s: &str) -> String {
-    s.strip_prefix('-').map_or_else(|| s.to_owned(), |rest| format!("−{rest}"))
+    s.strip_prefix('-')
+        .map_or_else(|| s.to_owned(), |rest| format!("−{rest}"))
 }
 
 /// A value with its interval: `0.031 [0.030, 0.032]`.
@@ -219,7 +233,10 @@ mod tests {
         assert_eq!(visible("a\u{9b}2Jb\u{7f}"), "a\\u{9b}2Jb\\u{7f}");
         assert_eq!(visible("x\u{202e}cod.exe"), "x\\u{202e}cod.exe");
         assert_eq!(visible("one\ntwo\r"), "one\\ntwo\\r");
-        assert!(matches!(visible("模型/weights-é.safetensors"), Cow::Borrowed(_)));
+        assert!(matches!(
+            visible("模型/weights-é.safetensors"),
+            Cow::Borrowed(_)
+        ));
     }
 
     #[test]
@@ -264,7 +281,10 @@ mod tests {
 
     #[test]
     fn a_stray_backtick_makes_no_code() {
-        assert_eq!(segments("the class `A` is"), [("the class ", false), ("A", true), (" is", false)]);
+        assert_eq!(
+            segments("the class `A` is"),
+            [("the class ", false), ("A", true), (" is", false)]
+        );
         assert_eq!(segments("a ` b"), [("a ` b", false)]);
     }
 
@@ -272,6 +292,9 @@ mod tests {
     fn p_values_far_below_the_smallest_double_are_printed() {
         let p = PValue::new(-5000.0, PKind::Exact).unwrap();
         assert_eq!(p_value(&p), "p = 3.4e-2172");
-        assert_eq!(p_kind(PKind::Calibrated { n_reference: 1410 }), "calibrated on 1,410 pairs");
+        assert_eq!(
+            p_kind(PKind::Calibrated { n_reference: 1410 }),
+            "calibrated on 1,410 pairs"
+        );
     }
 }

@@ -107,7 +107,9 @@ pub(super) const NO_REASON: &str = "no reason was given";
 pub(super) fn sentence(conclusion: &Conclusion) -> (&'static str, String) {
     let end = match (conclusion.relation, conclusion.strength) {
         (Relation::Inconclusive, Strength::None) => ": nothing could be weighed.".to_owned(),
-        (Relation::Inconclusive, s) => format!(": there is {}, and it does not decide.", strength(s)),
+        (Relation::Inconclusive, s) => {
+            format!(": there is {}, and it does not decide.", strength(s))
+        }
         (_, s) => format!(" ({}).", strength(s)),
     };
     (predicate(conclusion.relation), end)
@@ -117,9 +119,17 @@ pub(super) fn sentence(conclusion: &Conclusion) -> (&'static str, String) {
 pub(super) fn next_steps(report: &Report) -> Vec<String> {
     let overall = &report.finding.overall;
     let mut steps: Vec<String> = Vec::new();
-    let failed = report.records.iter().filter(|r| r.status == Status::Failed).count();
+    let failed = report
+        .records
+        .iter()
+        .filter(|r| r.status == Status::Failed)
+        .count();
     if failed > 0 {
-        let which = if failed == 1 { "One test" } else { "Some tests" };
+        let which = if failed == 1 {
+            "One test"
+        } else {
+            "Some tests"
+        };
         steps.push(format!(
             "{which} failed. Read the reason beside it, repair the cause, and run again: what \
              failed speaks neither for nor against."

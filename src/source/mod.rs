@@ -1,9 +1,143 @@
-#![allow(missing_docs, unused)]
-pub mod bytes { use std::borrow::Cow; use std::ops::Range; pub trait ByteSource: Send+Sync+std::fmt::Debug { fn name(&self)->&str; fn len(&self)->u64; fn read(&self, r: Range<u64>)->std::io::Result<Cow<'_,[u8]>>; }
- #[derive(Debug)] pub struct MappedFile; impl MappedFile { pub fn open(p:&std::path::Path,n:&str)->std::io::Result<Self>{todo!()} } impl ByteSource for MappedFile { fn name(&self)->&str{""} fn len(&self)->u64{0} fn read(&self, r: Range<u64>)->std::io::Result<Cow<'_,[u8]>>{todo!()} } }
-#[derive(Debug, Clone)] pub struct ModelRef; impl std::str::FromStr for ModelRef { type Err=String; fn from_str(s:&str)->Result<Self,String>{todo!()} } impl std::fmt::Display for ModelRef { fn fmt(&self,f:&mut std::fmt::Formatter<'_>)->std::fmt::Result{Ok(())} }
-#[derive(Default)] pub struct FetchOptions; #[derive(Debug,thiserror::Error)] #[error("x")] pub struct SourceError;
-pub struct SnapshotFile { pub path:String, pub local: std::path::PathBuf, pub size_bytes:u64, pub sha256:Option<String>, pub git_blob:Option<String> }
-pub struct Snapshot { pub label:String, pub revision:Option<String>, pub root: std::path::PathBuf, pub files: Vec<SnapshotFile> }
-pub trait Progress: Sync {}
-pub fn resolve(m:&ModelRef,o:&FetchOptions,p:&dyn Progress)->Result<Snapshot,SourceError>{todo!()}
+//! Where models come from: a [`ModelRef`] becomes a [`Snapshot`] of files on this machine.
+//!
+//! The only module that talks to a network. Each kind of source is one file; it decides which files
+//! an audit needs ([`is_needed`]) and hands them over complete and verified, or not at all. It does
+//! not look into them.
+
+pub mod bytes;
+mod error;
+mod hub;
+mod local;
+mod model_ref;
+
+pub use error::SourceError;
+pub use hub::FetchOptions;
+pub use model_ref::{ModelRef, ModelRefError};
+
+use std::path::PathBuf;
+
+/// One file of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// Path relative to the model's root, with `/`.
+    pub path: String,
+    /// Where it lies on this machine.
+    pub local: PathBuf,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// SHA-256 of the content where it was verified in this run, lower-case hexadecimal.
+    pub sha256: Option<String>,
+    /// Git blob id where it was verified in this run, lower-case hexadecimal.
+    pub git_blob: Option<String>,
+}
+
+/// All files of one model that an audit needs, at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What people call the model: `org/name@revision`, or the folder's name.
+    pub label: String,
+    /// Commit hash, where the source has revisions.
+    pub revision: Option<String>,
+    /// Folder or file on this machine.
+    pub root: PathBuf,
+    /// The files, sorted by path.
+    pub files: Vec<SnapshotFile>,
+}
+
+/// Receives the progress of downloads; called from many threads.
+pub trait Progress: Sync {
+    /// A file of `n_bytes` is being fetched; `n_present` of them were here already.
+    fn fetch_started(&self, file: &str, n_bytes: u64, n_present: u64);
+    /// Further bytes of it arrived.
+    fn fetched(&self, file: &str, n_bytes: u64);
+    /// It is complete and verified, or was given up.
+    fn fetch_ended(&self, file: &str);
+    /// Something worth telling happened, e.g. a retry after a server's error.
+    fn notice(&self, message: &str);
+}
+
+/// A progress that nobody watches.
+pub struct Unwatched;
+
+impl Progress for Unwatched {
+    fn fetch_started(&self, _: &str, _: u64, _: u64) {}
+    fn fetched(&self, _: &str, _: u64) {}
+    fn fetch_ended(&self, _: &str) {}
+    fn notice(&self, _: &str) {}
+}
+
+/// Brings a model here, or finds it.
+///
+/// # Errors
+/// When it cannot be had; the message says what to do next.
+pub fn resolve(
+    model: &ModelRef,
+    options: &FetchOptions,
+    progress: &dyn Progress,
+) -> Result<Snapshot, SourceError> {
+    match model {
+        ModelRef::Folder(path) => local::folder(path),
+        ModelRef::File(path) => local::file(path),
+        ModelRef::Hub {
+            repository,
+            revision,
+        } => hub::snapshot(repository, revision.as_deref(), options, progress),
+    }
+}
+
+/// Extensions of weight files that a checkpoint format can read.
+const WEIGHT_EXTENSIONS: &[&str] = &["safetensors"];
+/// Extensions of the other files that evidence reads.
+const ARTEFACT_EXTENSIONS: &[&str] = &["json", "txt", "jinja", "py", "md", "model", "yaml", "yml"];
+
+/// Whether an audit reads this file of a published repository: weights in a format that is read here,
+/// configuration, tokenizer, code and model card. Optimiser states, images and other formats of the
+/// same weights are left where they are.
+pub fn is_needed(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let Some((_, extension)) = name.rsplit_once('.') else {
+        return name == "LICENSE";
+    };
+    // Consolidated copies and exports beside the main checkpoint repeat the same weights.
+    let nested = path.contains('/');
+    if WEIGHT_EXTENSIONS.contains(&extension) {
+        return !nested;
+    }
+    ARTEFACT_EXTENSIONS.contains(&extension)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_configuration_tokenizer_code_and_card_are_needed() {
+        for path in [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.model",
+            "merges.txt",
+            "modeling_minicpmv.py",
+            "README.md",
+            "LICENSE",
+            "chat_template.jinja",
+        ] {
+            assert!(is_needed(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn other_formats_optimiser_states_and_pictures_are_left() {
+        for path in [
+            "pytorch_model.bin",
+            "optimizer.pt",
+            "figures/plot.png",
+            "onnx/model.onnx",
+            "original/model.safetensors",
+            ".gitattributes",
+        ] {
+            assert!(!is_needed(path), "{path}");
+        }
+    }
+}

@@ -31,7 +31,7 @@
 //! since the bound falls with k, that is {K ≥ k*} with P(K ≥ k*) ≤ bound(k*) ≤ α. At each level
 //! only one of the two statistics decides, so nothing is paid for having looked at both.
 
-use super::special::{ln_add_exp, ln_choose, ln_factorial, ln_regularized_beta, ln_student_t_sf};
+use super::special::{ln_choose, ln_factorial, ln_regularized_beta, ln_student_t_sf};
 use std::f64::consts::LN_2;
 
 /// ln 10⁻⁶: below it only the coincidence bound may carry the p-value.

@@ -85,7 +85,11 @@ impl PValue {
         if let Some(floor) = kind.floor_ln_p()
             && !(ln_p >= floor - 1e-9)
         {
-            return Err(PValueError::BelowFloor { ln_p, floor, kind: kind.name() });
+            return Err(PValueError::BelowFloor {
+                ln_p,
+                floor,
+                kind: kind.name(),
+            });
         }
         Ok(Self { ln_p, kind })
     }
@@ -111,8 +115,11 @@ impl fmt::Display for PValue {
         let exponent = log10.floor();
         let mantissa = 10f64.powf(log10 - exponent);
         // 9.96 would be printed as 10.0e-5.
-        let (mantissa, exponent) =
-            if mantissa >= 9.95 { (1.0, exponent + 1.0) } else { (mantissa, exponent) };
+        let (mantissa, exponent) = if mantissa >= 9.95 {
+            (1.0, exponent + 1.0)
+        } else {
+            (mantissa, exponent)
+        };
         write!(f, "{mantissa:.1}e{exponent:.0}")
     }
 }
@@ -130,7 +137,9 @@ mod tests {
 
     #[test]
     fn a_permutation_p_cannot_beat_its_count() {
-        let kind = PKind::Permutation { n_permutations: 999 };
+        let kind = PKind::Permutation {
+            n_permutations: 999,
+        };
         assert!(PValue::new(-(1000f64.ln()), kind).is_ok());
         assert!(PValue::new(-8.0, kind).is_err());
     }
@@ -139,6 +148,9 @@ mod tests {
     fn display_does_not_underflow() {
         let p = PValue::new(-5000.0, PKind::Exact).unwrap();
         assert_eq!(p.to_string(), "3.4e-2172");
-        assert_eq!(PValue::new(0.0, PKind::Exact).unwrap().to_string(), "1.0000");
+        assert_eq!(
+            PValue::new(0.0, PKind::Exact).unwrap().to_string(),
+            "1.0000"
+        );
     }
 }

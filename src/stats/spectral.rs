@@ -10,10 +10,8 @@ fn orthonormalise(columns: &mut Array2<f64>) {
     for _ in 0..2 {
         for i in 0..k {
             for j in 0..i {
-                let (earlier, mut column) = columns.multi_slice_mut((
-                    ndarray::s![.., j],
-                    ndarray::s![.., i],
-                ));
+                let (earlier, mut column) =
+                    columns.multi_slice_mut((ndarray::s![.., j], ndarray::s![.., i]));
                 let dot = earlier.dot(&column);
                 column.scaled_add(-dot, &earlier);
             }
@@ -38,8 +36,7 @@ pub fn top_right_subspace(
 ) -> Array2<f64> {
     let k = k.min(a.ncols()).min(a.nrows());
     let mut rng = sampling::rng(seed, "top-right-subspace");
-    let mut basis =
-        Array2::from_shape_fn((a.ncols(), k), |_| rng.random::<f64>() - 0.5);
+    let mut basis = Array2::from_shape_fn((a.ncols(), k), |_| rng.random::<f64>() - 0.5);
     orthonormalise(&mut basis);
     for _ in 0..n_iterations {
         basis = a.t().dot(&a.dot(&basis));
@@ -50,8 +47,7 @@ pub fn top_right_subspace(
 
 /// The largest singular value, from below: exact to a few tenths of a percent after 30 iterations.
 pub fn top_singular_value(a: ArrayView2<f64>, seed: u64) -> f64 {
-    let direction: Array1<f64> =
-        top_right_subspace(a, 1, 30, seed).index_axis_move(Axis(1), 0);
+    let direction: Array1<f64> = top_right_subspace(a, 1, 30, seed).index_axis_move(Axis(1), 0);
     let image = a.dot(&direction);
     image.dot(&image).sqrt()
 }
@@ -72,7 +68,10 @@ mod tests {
         let basis = top_right_subspace(a.view(), 3, 8, 1);
         let gram = basis.t().dot(&basis);
         for ((i, j), &g) in gram.indexed_iter() {
-            assert!((g - f64::from(u8::from(i == j))).abs() < 1e-10, "{i} {j} {g}");
+            assert!(
+                (g - f64::from(u8::from(i == j))).abs() < 1e-10,
+                "{i} {j} {g}"
+            );
         }
     }
 }

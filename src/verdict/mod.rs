@@ -36,7 +36,11 @@ pub fn judge(records: &[TestRecord]) -> Finding {
     let overall = overall(&judged, &whole);
     Finding {
         overall: words::conclusion("model", overall),
-        components: ids.iter().zip(judged).map(|(id, j)| words::conclusion(id, j)).collect(),
+        components: ids
+            .iter()
+            .zip(judged)
+            .map(|(id, j)| words::conclusion(id, j))
+            .collect(),
     }
 }
 
@@ -56,14 +60,23 @@ fn overall(judged: &[Judged], whole: &[&TestRecord]) -> Judged {
             ..Judged::default()
         };
     }
-    let related: Vec<&Judged> =
-        judged.iter().filter(|j| j.relation.related() == Some(true)).collect();
-    let unrelated: Vec<&Judged> =
-        judged.iter().filter(|j| j.relation.related() == Some(false)).collect();
-    let Some(first) = related.iter().max_by_key(|j| rules::weight_of_change(j.relation)) else {
+    let related: Vec<&Judged> = judged
+        .iter()
+        .filter(|j| j.relation.related() == Some(true))
+        .collect();
+    let unrelated: Vec<&Judged> = judged
+        .iter()
+        .filter(|j| j.relation.related() == Some(false))
+        .collect();
+    let Some(first) = related
+        .iter()
+        .max_by_key(|j| rules::weight_of_change(j.relation))
+    else {
         // No component is related.
         let open = judged.iter().find(|j| j.relation == Relation::Inconclusive);
-        let twin = judged.iter().find(|j| j.relation == Relation::SharedInitialisation);
+        let twin = judged
+            .iter()
+            .find(|j| j.relation == Relation::SharedInitialisation);
         // The backbone's independence stands also where a small part stays open.
         let backbone_independent = judged[0].relation == Relation::Independent;
         return match (twin, open) {

@@ -103,8 +103,15 @@ struct Links {
 
 impl Links {
     fn read(records: &[&TestRecord], n_p_values: usize) -> Self {
-        let ids = ["unit-permutation", "gate-up-matching", "token-lens-matching"];
-        let ps: Vec<Option<f64>> = ids.iter().map(|id| paid_ln_p(records, id, n_p_values)).collect();
+        let ids = [
+            "unit-permutation",
+            "gate-up-matching",
+            "token-lens-matching",
+        ];
+        let ps: Vec<Option<f64>> = ids
+            .iter()
+            .map(|id| paid_ln_p(records, id, n_p_values))
+            .collect();
         let below = |i: usize| ps[i].is_some_and(|p| p <= LINK_LN_P);
         let agreement = effect(records, ids[2], "agreement");
         let lens = below(2) && agreement.is_some_and(|share| share >= LENS_AGREEMENT);
@@ -118,7 +125,10 @@ impl Links {
                 .filter(|&i| counts(i))
                 .filter_map(|i| ps[i])
                 .reduce(f64::min),
-            measured: (0..3).filter(|&i| ps[i].is_some()).map(|i| ids[i]).collect(),
+            measured: (0..3)
+                .filter(|&i| ps[i].is_some())
+                .map(|i| ids[i])
+                .collect(),
         }
     }
 
@@ -132,7 +142,10 @@ impl Links {
             (self.agreement, "gate-up-matching"),
             (self.lens, "token-lens-matching"),
         ];
-        all.iter().filter(|(on, _)| *on).map(|(_, id)| (*id).to_owned()).collect()
+        all.iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, id)| (*id).to_owned())
+            .collect()
     }
 }
 
@@ -161,7 +174,10 @@ fn copies(records: &[&TestRecord]) -> Option<Judged> {
             other => vec![words::operation(other, &[("n_tensors_renamed", renamed)])],
         },
         strength: Strength::ExtremelyStrong,
-        carried_by: vec!["tensor-identity".to_owned(), "tensor-correspondence".to_owned()],
+        carried_by: vec![
+            "tensor-identity".to_owned(),
+            "tensor-correspondence".to_owned(),
+        ],
         caveats: vec![words::NO_DIRECTION.to_owned()],
         ln_p: None,
     })
@@ -181,13 +197,19 @@ fn operations(records: &[&TestRecord], links: &Links) -> Vec<Operation> {
         if let Some((a, b)) = sizes(what)
             && a != b
         {
-            let relation = if b < a { Relation::Pruned } else { Relation::Expanded };
+            let relation = if b < a {
+                Relation::Pruned
+            } else {
+                Relation::Expanded
+            };
             let parameters = [
                 (format!("n_{what}_reference"), a),
                 (format!("n_{what}_candidate"), b),
             ];
-            let parameters: Vec<(&str, f64)> =
-                parameters.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            let parameters: Vec<(&str, f64)> = parameters
+                .iter()
+                .map(|(name, value)| (name.as_str(), *value))
+                .collect();
             steps.push(words::operation(relation, &parameters));
         }
     }
@@ -198,7 +220,11 @@ fn operations(records: &[&TestRecord], links: &Links) -> Vec<Operation> {
     let moved = effect(records, "gate-up-matching", "n-layers-moved").unwrap_or(0.0) > 0.0;
     let hidden_order = links.agreement && !links.order && same_units;
     if hidden_basis || (hidden_order && measured("unit-permutation")) || (moved && same_layers) {
-        steps.push(words::disguise(hidden_basis, hidden_order, moved && same_layers));
+        steps.push(words::disguise(
+            hidden_basis,
+            hidden_order,
+            moved && same_layers,
+        ));
     }
     let residual = |name| effect(records, "residual-noise", name);
     let one_sigma = |name| residual(name).is_some_and(|v| v <= 0.10);
@@ -248,8 +274,10 @@ fn linked(records: &[&TestRecord], links: &Links) -> Judged {
                 .map(|step| step.relation)
                 .max_by_key(|relation| weight_of_change(*relation))
                 .unwrap_or(Relation::Derived);
-            judged.caveats =
-                vec![words::NO_DIRECTION.to_owned(), words::COMMON_ANCESTOR.to_owned()];
+            judged.caveats = vec![
+                words::NO_DIRECTION.to_owned(),
+                words::COMMON_ANCESTOR.to_owned(),
+            ];
         }
         Some(share) if share < TWIN_BELOW => {
             judged.carried_by.push("shared-initialisation".to_owned());
@@ -299,10 +327,18 @@ pub(super) fn component(id: &str, records: &[&TestRecord], n_p_values: usize) ->
     if links.any() {
         return linked(records, &links);
     }
-    if records.iter().any(|r| r.status == Status::Failed && r.p.is_none() && is_unit_test(r.test)) {
-        return Judged { caveats: vec![words::FAILED.to_owned()], ..Judged::default() };
+    if records
+        .iter()
+        .any(|r| r.status == Status::Failed && r.p.is_none() && is_unit_test(r.test))
+    {
+        return Judged {
+            caveats: vec![words::FAILED.to_owned()],
+            ..Judged::default()
+        };
     }
-    let Some(smallest) = links.smallest else { return by_values(records) };
+    let Some(smallest) = links.smallest else {
+        return by_values(records);
+    };
     let carried_by = links.measured.iter().map(|id| (*id).to_owned()).collect();
     if smallest < SUSPICION_LN_P {
         return Judged {
@@ -314,7 +350,11 @@ pub(super) fn component(id: &str, records: &[&TestRecord], n_p_values: usize) ->
         };
     }
     // Equal content of a good part of the tensors is more than independence allows.
-    let content = effect(records, "tensor-correspondence", "fraction-paired-by-content");
+    let content = effect(
+        records,
+        "tensor-correspondence",
+        "fraction-paired-by-content",
+    );
     let alike = effect(records, "weight-similarity", "median-centred-cosine");
     if alike.is_some_and(|cosine| cosine >= COSINE_LINK) && content.is_some_and(|f| f >= 0.5) {
         return by_values(records);
@@ -322,7 +362,11 @@ pub(super) fn component(id: &str, records: &[&TestRecord], n_p_values: usize) ->
     let through_lens = links.measured.contains(&"token-lens-matching");
     Judged {
         relation: Relation::Independent,
-        strength: if through_lens { Strength::Strong } else { Strength::Moderate },
+        strength: if through_lens {
+            Strength::Strong
+        } else {
+            Strength::Moderate
+        },
         carried_by,
         ln_p: Some(smallest),
         caveats: if through_lens {
@@ -335,5 +379,10 @@ pub(super) fn component(id: &str, records: &[&TestRecord], n_p_values: usize) ->
 }
 
 fn is_unit_test(test: &str) -> bool {
-    ["unit-permutation", "gate-up-matching", "token-lens-matching"].contains(&test)
+    [
+        "unit-permutation",
+        "gate-up-matching",
+        "token-lens-matching",
+    ]
+    .contains(&test)
 }

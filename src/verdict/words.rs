@@ -3,28 +3,22 @@
 use super::finding::{Conclusion, Operation, Relation, Strength};
 use super::rules::Judged;
 
-pub(super) const ARTEFACTS_ALONE: &str =
-    "Files, configuration and tokenizer alone never show that weights were derived: anyone may reuse \
+pub(super) const ARTEFACTS_ALONE: &str = "Files, configuration and tokenizer alone never show that weights were derived: anyone may reuse \
      them. The weights of both models are needed.";
 pub(super) const NO_DIRECTION: &str =
     "It does not prove which of the two came first, nor that the licence forbids it.";
-pub(super) const COMMON_ANCESTOR: &str =
-    "It does not exclude that both descend from a third, public model; compare each of them with the \
+pub(super) const COMMON_ANCESTOR: &str = "It does not exclude that both descend from a third, public model; compare each of them with the \
      public models that they could share.";
-pub(super) const TWIN: &str =
-    "It does not show that one was derived from the other: what they share is where training began.";
-pub(super) const TWIN_OR_CHILD: &str =
-    "The units are linked, but what is shared lies between what a common initialisation and what \
+pub(super) const TWIN: &str = "It does not show that one was derived from the other: what they share is where training began.";
+pub(super) const TWIN_OR_CHILD: &str = "The units are linked, but what is shared lies between what a common initialisation and what \
      derivation leave; neither is claimed.";
-pub(super) const NO_P_VALUE: &str =
-    "No test with a p-value applies to this component; the weights are compared as they stand, and a \
+pub(super) const NO_P_VALUE: &str = "No test with a p-value applies to this component; the weights are compared as they stand, and a \
      rotated or re-ordered copy would not be seen.";
 pub(super) const SUSPICION: &str =
     "A p-value is smaller than independence makes likely, and not small enough to claim a link.";
 pub(super) const FAILED: &str =
     "A test that could have decided failed; see its record. Nothing is concluded from its absence.";
-pub(super) const INDEPENDENT: &str =
-    "It does not exclude distillation, nor a copy whose weights were trained until nothing was left \
+pub(super) const INDEPENDENT: &str = "It does not exclude distillation, nor a copy whose weights were trained until nothing was left \
      of the original.";
 pub(super) const NO_LENS: &str =
     "The token lens could not be used, so that a rotation of the residual stream is not excluded.";
@@ -32,7 +26,9 @@ pub(super) const NO_LENS: &str =
 /// A step with its parameters and a sentence.
 pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Operation {
     let description = match relation {
-        Relation::Repackaged => "The same values under other names, in other files or another dtype.",
+        Relation::Repackaged => {
+            "The same values under other names, in other files or another dtype."
+        }
         Relation::Quantized => "The same values rounded to a coarser dtype.",
         Relation::Noised => "Gaussian noise of one standard deviation was added.",
         Relation::FineTuned => {
@@ -44,7 +40,10 @@ pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Opera
     };
     Operation {
         relation,
-        parameters: parameters.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        parameters: parameters
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect(),
         description: description.to_owned(),
     }
 }
@@ -71,7 +70,10 @@ pub(super) fn disguise(basis: bool, order: bool, layers: bool) -> Operation {
         .into_iter()
         .map(|(name, on)| (name.to_owned(), f64::from(u8::from(on))))
         .collect(),
-        description: format!("Rewritten without changing what it computes: {}.", how.join("; ")),
+        description: format!(
+            "Rewritten without changing what it computes: {}.",
+            how.join("; ")
+        ),
     }
 }
 
@@ -94,14 +96,20 @@ fn sentence(relation: Relation) -> &'static str {
         }
         Relation::Quantized => "The candidate is the reference, rounded to a coarser dtype.",
         Relation::Noised => "The candidate is the reference with random noise added.",
-        Relation::FineTuned => "The candidate was trained further from the reference (or the reverse).",
+        Relation::FineTuned => {
+            "The candidate was trained further from the reference (or the reverse)."
+        }
         Relation::Merged => "The candidate is a combination in which the reference takes part.",
         Relation::Pruned => "The candidate is a part of the reference.",
-        Relation::Expanded => "The candidate was built out of the reference by adding layers or units.",
+        Relation::Expanded => {
+            "The candidate was built out of the reference by adding layers or units."
+        }
         Relation::Disguised => {
             "The candidate is derived from the reference and rewritten so that plain comparisons fail."
         }
-        Relation::Derived => "The weights of the two are causally linked; one is derived from the other.",
+        Relation::Derived => {
+            "The weights of the two are causally linked; one is derived from the other."
+        }
         Relation::SharesComponents => {
             "Some components are shared or derived, others are not; see each of them."
         }
@@ -119,14 +127,24 @@ fn sentence(relation: Relation) -> &'static str {
 pub(super) fn conclusion(component: &str, judged: Judged) -> Conclusion {
     let mut summary = sentence(judged.relation).to_owned();
     if judged.relation != Relation::Inconclusive {
-        summary.push_str(&format!(" The evidence is {}.", strength_words(judged.strength)));
+        summary.push_str(&format!(
+            " The evidence is {}.",
+            strength_words(judged.strength)
+        ));
     }
-    for step in judged.operations.iter().filter(|step| step.relation != judged.relation) {
+    for step in judged
+        .operations
+        .iter()
+        .filter(|step| step.relation != judged.relation)
+    {
         summary.push(' ');
         summary.push_str(&step.description);
     }
     if judged.relation == Relation::Disguised
-        && let Some(step) = judged.operations.iter().find(|s| s.relation == Relation::Disguised)
+        && let Some(step) = judged
+            .operations
+            .iter()
+            .find(|s| s.relation == Relation::Disguised)
     {
         summary.push(' ');
         summary.push_str(&step.description);

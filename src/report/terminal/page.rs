@@ -30,7 +30,11 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn new(colour: bool, width: u16) -> Self {
         let width = usize::from(width).clamp(MIN_WIDTH, MAX_WIDTH);
-        Self { out: String::new(), colour, width }
+        Self {
+            out: String::new(),
+            colour,
+            width,
+        }
     }
 
     pub(super) fn text(self) -> String {
@@ -67,7 +71,12 @@ impl Page {
 
     /// Wrapped prose: `mark` stands before the first line, and the others are indented to match.
     pub(super) fn paragraph(&mut self, style: &str, indent: usize, mark: &str, s: &str) {
-        let hang = indent + if mark.chars().count() <= 4 { mark.chars().count() } else { 2 };
+        let hang = indent
+            + if mark.chars().count() <= 4 {
+                mark.chars().count()
+            } else {
+                2
+            };
         let first = indent + columns(mark);
         let width = self.width.min(MAX_PROSE);
         for (i, line) in wrap(s, width, first, hang).into_iter().enumerate() {
@@ -108,7 +117,15 @@ impl Page {
 /// Columns that a string takes. East Asian wide characters count twice, which is near enough for
 /// wrapping: a line that is a little short or long does no harm.
 fn columns(s: &str) -> usize {
-    s.chars().map(|c| if ('\u{1100}'..'\u{ff00}').contains(&c) && wide(c) { 2 } else { 1 }).sum()
+    s.chars()
+        .map(|c| {
+            if ('\u{1100}'..'\u{ff00}').contains(&c) && wide(c) {
+                2
+            } else {
+                1
+            }
+        })
+        .sum()
 }
 
 fn wide(c: char) -> bool {

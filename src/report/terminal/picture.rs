@@ -13,8 +13,13 @@ use crate::evidence::record::{Detail, LayerGrid, Status};
 const SHADES: [char; 5] = ['·', '░', '▒', '▓', '█'];
 
 /// Foreground and background of each shade among the 256 colours, dark to bright.
-const COLOURS: [&str; 5] =
-    ["38;5;250;48;5;236", "38;5;254;48;5;24", "38;5;255;48;5;30", "38;5;16;48;5;71", "38;5;16;48;5;185"];
+const COLOURS: [&str; 5] = [
+    "38;5;250;48;5;236",
+    "38;5;254;48;5;24",
+    "38;5;255;48;5;30",
+    "38;5;16;48;5;71",
+    "38;5;16;48;5;185",
+];
 
 /// Layer × layer pictures printed for one grid.
 const MAX_PAIR_PICTURES: usize = 1;
@@ -25,7 +30,11 @@ const MAX_LABEL: usize = 22;
 /// Every grid of every measured record.
 pub(super) fn at_a_glance(page: &mut Page, report: &Report) {
     let mut first = true;
-    for record in report.records.iter().filter(|r| r.status == Status::Measured) {
+    for record in report
+        .records
+        .iter()
+        .filter(|r| r.status == Status::Measured)
+    {
         for detail in &record.details {
             let Detail::Grid(g) = detail else { continue };
             if g.cells.is_empty() {
@@ -45,10 +54,16 @@ pub(super) fn at_a_glance(page: &mut Page, report: &Report) {
 
 fn one_grid(page: &mut Page, title: &str, g: &LayerGrid) {
     let (start, end) = g.range;
-    let shades: Vec<String> =
-        (0..SHADES.len()).map(|level| shade(page, level, 1)).collect();
+    let shades: Vec<String> = (0..SHADES.len())
+        .map(|level| shade(page, level, 1))
+        .collect();
     page.paragraph("", 2, "", &format!("{title} · {}", prose(&g.quantity)));
-    page.line(&format!("  {} {} {}", number(start), shades.join(""), number(end)));
+    page.line(&format!(
+        "  {} {} {}",
+        number(start),
+        shades.join(""),
+        number(end)
+    ));
     let mut n_pairs = 0;
     let mut n_not_drawn = 0;
     for layout in grid::layouts(g) {
@@ -68,7 +83,11 @@ fn one_grid(page: &mut Page, title: &str, g: &LayerGrid) {
         }
     }
     if n_not_drawn > 0 {
-        let n = text::plural(n_not_drawn, "picture of layer pairs", "pictures of layer pairs");
+        let n = text::plural(
+            n_not_drawn,
+            "picture of layer pairs",
+            "pictures of layer pairs",
+        );
         page.line(&page.styled(DIM, &format!("  {n} more in the HTML report")));
     }
 }
@@ -87,7 +106,11 @@ fn bands(page: &mut Page, g: &LayerGrid, layout: &Layout<'_>) {
         .max()
         .unwrap_or(0);
     let room = page.width.saturating_sub(label_width + 6).max(8);
-    let cell_width = if layout.columns.len() * 2 <= room { 2 } else { 1 };
+    let cell_width = if layout.columns.len() * 2 <= room {
+        2
+    } else {
+        1
+    };
     let per_band = room / cell_width;
     for start in (0..layout.columns.len()).step_by(per_band) {
         let end = (start + per_band).min(layout.columns.len());
@@ -106,7 +129,8 @@ fn bands(page: &mut Page, g: &LayerGrid, layout: &Layout<'_>) {
                 }
                 match cell {
                     Some(c) => {
-                        let level = (fraction(c.value, g.range) * (SHADES.len() - 1) as f64).round();
+                        let level =
+                            (fraction(c.value, g.range) * (SHADES.len() - 1) as f64).round();
                         line.push_str(&shade(page, level as usize, cell_width));
                     }
                     None => line.push_str(&" ".repeat(cell_width)),
@@ -129,7 +153,11 @@ fn axis(columns: &[Column], cell_width: usize) -> String {
         };
         let used = axis.chars().count();
         if due && (used < at || used == 0) {
-            let label = if *column == Column::Outside { "–".to_owned() } else { column.label() };
+            let label = if *column == Column::Outside {
+                "–".to_owned()
+            } else {
+                column.label()
+            };
             axis.push_str(&" ".repeat(at - used));
             axis.push_str(&label);
         }
@@ -151,8 +179,14 @@ mod tests {
     #[test]
     fn a_layer_that_differs_has_another_character() {
         let text = drawn(false, 120);
-        let row = text.lines().find(|l| l.trim_start().starts_with("q_proj")).unwrap();
-        assert!(row.contains('█') && (row.contains('▒') || row.contains('▓')), "{row}");
+        let row = text
+            .lines()
+            .find(|l| l.trim_start().starts_with("q_proj"))
+            .unwrap();
+        assert!(
+            row.contains('█') && (row.contains('▒') || row.contains('▓')),
+            "{row}"
+        );
     }
 
     #[test]
@@ -160,7 +194,10 @@ mod tests {
         let text = drawn(false, 120);
         let (_, pairs) = text.split_once("reference layers, top to bottom").unwrap();
         let row = |n: &str| {
-            let line = pairs.lines().find(|l| l.trim_start().starts_with(n)).unwrap();
+            let line = pairs
+                .lines()
+                .find(|l| l.trim_start().starts_with(n))
+                .unwrap();
             line.chars().position(|c| c == '█')
         };
         assert!(row("9 ").is_none(), "layer 9 of the reference was dropped");

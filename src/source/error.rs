@@ -1,0 +1,142 @@
+//! Why a model cannot be had, and what to do next.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A model cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The system refused to read or write.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A folder without files.
+    #[error("{}: the folder holds no file that an audit could read (weights, config, tokenizer)", .0.display())]
+    EmptyFolder(PathBuf),
+    /// A folder with more files than any model has.
+    #[error("{}: expected a model's folder, found more than {limit} files; name the model's own folder", path.display())]
+    TooManyFiles {
+        /// The folder.
+        path: PathBuf,
+        /// Files that a folder may hold.
+        limit: usize,
+    },
+    /// The repository, or the revision, is not there or not visible without a token.
+    #[error(
+        "{repository}: no such repository or revision {revision} on {endpoint}; check the spelling, or set HF_TOKEN if it is private"
+    )]
+    NotFound {
+        /// `org/name`.
+        repository: String,
+        /// What was asked for.
+        revision: String,
+        /// The hub.
+        endpoint: String,
+    },
+    /// The repository is there but its owner must grant access.
+    #[error(
+        "{repository}: access is gated; accept the conditions on {endpoint}/{repository} and set HF_TOKEN to a token of that account"
+    )]
+    Gated {
+        /// `org/name`.
+        repository: String,
+        /// The hub.
+        endpoint: String,
+    },
+    /// The token was refused.
+    #[error(
+        "{endpoint} refused the token ({status}); set HF_TOKEN to a valid one, or unset it for public models"
+    )]
+    Unauthorized {
+        /// The hub.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The server asked to slow down, again and again.
+    #[error(
+        "{url}: the server still limits the rate after {attempts} attempts over {waited:?}; try again later, or set HF_TOKEN for a higher limit"
+    )]
+    RateLimited {
+        /// What was asked for.
+        url: String,
+        /// How often.
+        attempts: u32,
+        /// Over how long.
+        waited: Duration,
+    },
+    /// The server kept failing.
+    #[error(
+        "{url}: failed {attempts} times, last with: {last}; what was fetched is kept, run the command again to go on"
+    )]
+    Unreachable {
+        /// What was asked for.
+        url: String,
+        /// How often.
+        attempts: u32,
+        /// The last failure, in words.
+        last: String,
+    },
+    /// The server answered something that its protocol does not have.
+    #[error("{url}: expected {expected}, found {found}")]
+    Protocol {
+        /// What was asked for.
+        url: String,
+        /// What the protocol says.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A file is not what the server said it would be.
+    #[error(
+        "{file}: expected the digest {expected}, found {found}; the download was thrown away, run the command again"
+    )]
+    Digest {
+        /// Path in the repository.
+        file: String,
+        /// The published digest.
+        expected: String,
+        /// That of what arrived.
+        found: String,
+    },
+    /// Offline, and not in the cache.
+    #[error("{what} is not in the cache {} and HF_HUB_OFFLINE is set; unset it to download", cache.display())]
+    Offline {
+        /// The repository, or a file of it.
+        what: String,
+        /// The cache's folder.
+        cache: PathBuf,
+    },
+    /// The cache's disk is full.
+    #[error("{}: the disk is full; what was fetched is kept, free some space and run the command again, or set HF_HUB_CACHE to a larger disk", path.display())]
+    DiskFull {
+        /// The file being written.
+        path: PathBuf,
+    },
+    /// A setting from the environment cannot be used.
+    #[error("{variable}={value}: {problem}")]
+    Setting {
+        /// Name of the environment variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl SourceError {
+    /// Wraps what the system said of a path; a full disk gets its own message.
+    pub(super) fn io(path: impl Into<PathBuf>, error: std::io::Error) -> Self {
+        let path = path.into();
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            Self::DiskFull { path }
+        } else {
+            Self::Io { path, error }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! A weight in the orientation of `y = W x`, read row by row.
+
+use super::{Tensor, TensorError};
+use ndarray::Array2;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Below this many values a read is not worth spreading over cores.
+const PARALLEL_ABOVE: usize = 1 << 16;
+
+/// Which stored rows (or columns, where transposed) a view shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Rows {
+    Range(Range<usize>),
+    Chosen(Arc<[usize]>),
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Rows::Range(range) => range.len(),
+            Rows::Chosen(chosen) => chosen.len(),
+        }
+    }
+
+    fn stored(&self, row: usize) -> Option<usize> {
+        match self {
+            Rows::Range(range) => range.start.checked_add(row).filter(|r| *r < range.end),
+            Rows::Chosen(chosen) => chosen.get(row).copied(),
+        }
+    }
+}
+
+/// A view of a tensor as `[n_rows, n_cols]`: the first axis against all others.
+///
+/// A vector `[n]` is `n × 1`, a convolution `[out, in, h, w]` is `out × (in·h·w)`. Reads are checked:
+/// a value that is NaN or infinite is an error, never a number.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    tensor: Tensor,
+    /// Stored sizes `[rows, cols]`, before transposition.
+    stored: (usize, usize),
+    transposed: bool,
+    rows: Rows,
+}
+
+impl Matrix {
+    /// The whole tensor.
+    ///
+    /// # Errors
+    /// When it has no elements.
+    pub fn new(tensor: Tensor) -> Result<Self, TensorError> {
+        let n_rows = tensor.shape().first().copied().unwrap_or(1);
+        if tensor.n_elements() == 0 {
+            return Err(TensorError::shape(&tensor, "a tensor with elements"));
+        }
+        let stored = (n_rows, tensor.n_elements() / n_rows);
+        Ok(Self {
+            tensor,
+            stored,
+            transposed: false,
+            rows: Rows::Range(0..n_rows),
+        })
+    }
+
+    /// Rows become columns; a selection of rows made before is dropped.
+    pub fn transposed(self) -> Self {
+        let transposed = !self.transposed;
+        let n_rows = if transposed {
+            self.stored.1
+        } else {
+            self.stored.0
+        };
+        Self {
+            transposed,
+            rows: Rows::Range(0..n_rows),
+            ..self
+        }
+    }
+
+    /// Only these rows, in this order.
+    ///
+    /// # Errors
+    /// When a row does not exist.
+    pub fn select_rows(self, rows: &[usize]) -> Result<Self, TensorError> {
+        let chosen: Result<Arc<[usize]>, TensorError> =
+            rows.iter().map(|&row| self.stored_row(row)).collect();
+        Ok(Self {
+            rows: Rows::Chosen(chosen?),
+            ..self
+        })
+    }
+
+    /// Only a range of rows.
+    ///
+    /// # Errors
+    /// When it reaches beyond the last row.
+    pub fn row_range(self, range: Range<usize>) -> Result<Self, TensorError> {
+        if range.start > range.end || range.end > self.n_rows() {
+            return Err(TensorError::index(&self.tensor, range.end, self.n_rows()));
+        }
+        let rows = match &self.rows {
+            Rows::Range(whole) => Rows::Range(whole.start + range.start..whole.start + range.end),
+            Rows::Chosen(chosen) => Rows::Chosen(chosen[range].into()),
+        };
+        Ok(Self { rows, ..self })
+    }
+
+    /// Number of rows: outputs.
+    pub fn n_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Number of columns: inputs.
+    pub fn n_cols(&self) -> usize {
+        if self.transposed {
+            self.stored.0
+        } else {
+            self.stored.1
+        }
+    }
+
+    /// The tensor behind the view.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// The same view of another tensor; `None` where its shape differs.
+    ///
+    /// # Errors
+    /// None today; views that depend on content would have some.
+    pub fn same_view_of(&self, tensor: Tensor) -> Result<Option<Self>, TensorError> {
+        Ok((tensor.shape() == self.tensor.shape()).then(|| Self {
+            tensor,
+            ..self.clone()
+        }))
+    }
+
+    fn stored_row(&self, row: usize) -> Result<usize, TensorError> {
+        self.rows
+            .stored(row)
+            .ok_or_else(|| TensorError::index(&self.tensor, row, self.n_rows()))
+    }
+
+    /// Chosen rows as `[indices.len(), n_cols]`, f32.
+    ///
+    /// # Errors
+    /// When a row does not exist, cannot be read, or holds a value that is not finite.
+    pub fn gather(&self, indices: &[usize]) -> Result<Array2<f32>, TensorError> {
+        let stored: Result<Vec<usize>, TensorError> =
+            indices.iter().map(|&row| self.stored_row(row)).collect();
+        let stored = stored?;
+        let mut values = Array2::zeros((stored.len(), self.n_cols()));
+        if self.transposed {
+            self.gather_columns(&stored, &mut values)?;
+        } else if let Some(out) = values.as_slice_mut() {
+            let n_cols = self.n_cols();
+            let read = |(out, &row): (&mut [f32], &usize)| {
+                self.decode(row * n_cols..(row + 1) * n_cols, out)
+            };
+            if stored.len() * n_cols < PARALLEL_ABOVE {
+                out.chunks_mut(n_cols).zip(&stored).try_for_each(read)?;
+            } else {
+                out.par_chunks_mut(n_cols).zip(&stored).try_for_each(read)?;
+            }
+        }
+        Ok(values)
+    }
+
+    /// Decodes stored elements and refuses what is not finite.
+    fn decode(&self, elements: Range<usize>, out: &mut [f32]) -> Result<(), TensorError> {
+        let size = self.tensor.dtype().size_bytes() as u64;
+        let bytes = self
+            .tensor
+            .read_bytes(elements.start as u64 * size..elements.end as u64 * size)?;
+        self.tensor.dtype().decode(&bytes, out);
+        if out.iter().all(|x| x.is_finite()) {
+            Ok(())
+        } else {
+            Err(TensorError::not_finite(&self.tensor))
+        }
+    }
+
+    /// Reads, of each stored row, the span that holds the wanted columns.
+    fn gather_columns(
+        &self,
+        columns: &[usize],
+        values: &mut Array2<f32>,
+    ) -> Result<(), TensorError> {
+        let (Some(&first), Some(&last)) = (columns.iter().min(), columns.iter().max()) else {
+            return Ok(());
+        };
+        let mut span = vec![0.0; last + 1 - first];
+        for row in 0..self.stored.0 {
+            let start = row * self.stored.1;
+            self.decode(start + first..start + last + 1, &mut span)?;
+            for (&column, out) in columns.iter().zip(values.column_mut(row)) {
+                *out = span[column - first];
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of a range as `[range.len(), n_cols]`, f32.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    pub fn rows(&self, range: Range<usize>) -> Result<Array2<f32>, TensorError> {
+        self.gather(&range.collect::<Vec<usize>>())
+    }
+
+    /// All rows. Takes as much memory as the matrix has values: for those known to be small.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    pub fn all(&self) -> Result<Array2<f32>, TensorError> {
+        self.rows(0..self.n_rows())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::store::tests::tensor;
+
+    fn counting(n_rows: usize, n_cols: usize) -> Matrix {
+        let values: Vec<f32> = (0..n_rows * n_cols).map(|i| i as f32).collect();
+        Matrix::new(tensor(&[n_rows, n_cols], &values)).unwrap()
+    }
+
+    #[test]
+    fn views_compose() {
+        let matrix = counting(4, 3);
+        let part = matrix
+            .clone()
+            .row_range(1..4)
+            .unwrap()
+            .select_rows(&[2, 0])
+            .unwrap();
+        assert_eq!(
+            part.all().unwrap(),
+            ndarray::array![[9.0, 10.0, 11.0], [3.0, 4.0, 5.0]]
+        );
+        let turned = matrix.transposed();
+        assert_eq!((turned.n_rows(), turned.n_cols()), (3, 4));
+        assert_eq!(
+            turned.rows(1..2).unwrap(),
+            ndarray::array![[1.0, 4.0, 7.0, 10.0]]
+        );
+        assert_eq!(
+            turned.gather(&[2, 0]).unwrap().row(0).to_vec(),
+            [2.0, 5.0, 8.0, 11.0]
+        );
+        let part = turned.row_range(1..3).unwrap().row_range(1..2).unwrap();
+        assert_eq!(part.all().unwrap().row(0).to_vec(), [2.0, 5.0, 8.0, 11.0]);
+    }
+
+    #[test]
+    fn rows_that_do_not_exist_are_refused() {
+        let matrix = counting(4, 3).row_range(0..2).unwrap();
+        assert!(matrix.gather(&[2]).is_err());
+        assert!(matrix.clone().select_rows(&[0, 2]).is_err());
+        assert!(matrix.clone().row_range(1..3).is_err());
+        assert!(matrix.row_range(usize::MAX..usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_large_read_equals_a_small_one() {
+        let matrix = counting(300, 400);
+        let whole = matrix.all().unwrap();
+        for row in [0, 7, 299] {
+            assert_eq!(whole.row(row), matrix.rows(row..row + 1).unwrap().row(0));
+        }
+    }
+
+    #[test]
+    fn values_that_are_no_numbers_are_an_error_that_names_the_tensor() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let matrix = Matrix::new(tensor(&[2, 2], &[0.0, 1.0, bad, 2.0])).unwrap();
+            assert!(matrix.rows(0..1).is_ok());
+            let error = matrix.all().unwrap_err().to_string();
+            assert!(error.contains("memory: t: expected finite"), "{error}");
+            assert!(matrix.transposed().all().is_err());
+        }
+    }
+
+    #[test]
+    fn scalars_and_vectors_are_matrices_and_nothing_is_not() {
+        let scalar = Matrix::new(tensor(&[], &[5.0])).unwrap();
+        assert_eq!((scalar.n_rows(), scalar.n_cols()), (1, 1));
+        let vector = Matrix::new(tensor(&[3], &[1.0, 2.0, 3.0])).unwrap();
+        assert_eq!((vector.n_rows(), vector.n_cols()), (3, 1));
+        assert!(Matrix::new(tensor(&[0, 4], &[])).is_err());
+    }
+}
