@@ -5,6 +5,7 @@ pub mod lens;
 pub mod product;
 pub mod sentencepiece;
 pub mod sketch;
+pub mod tiktoken;
 pub mod tokenizer_settings;
 pub mod units;
 pub mod vocabulary;

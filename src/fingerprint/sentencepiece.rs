@@ -88,13 +88,19 @@ impl<'a> Fields<'a> {
 }
 
 fn piece(message: &[u8]) -> Result<Piece, String> {
-    let mut found = Piece { text: String::new(), score: 0.0, kind: 1 };
+    let mut found = Piece {
+        text: String::new(),
+        score: 0.0,
+        kind: 1,
+    };
     let mut fields = Fields { rest: message };
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
             (1, Field::Bytes(text)) => {
                 let text = std::str::from_utf8(text);
-                found.text = text.map_err(|_| "a piece is not UTF-8".to_owned())?.to_owned();
+                found.text = text
+                    .map_err(|_| "a piece is not UTF-8".to_owned())?
+                    .to_owned();
             }
             (2, Field::Fixed32(bytes)) => found.score = f32::from_le_bytes(bytes),
             (3, Field::Varint(kind)) => found.kind = kind,
@@ -146,7 +152,14 @@ mod tests {
     #[test]
     fn pieces_are_read_in_order_with_score_and_type() {
         let read = pieces(&file(&[("<unk>", 2), ("▁the", 1)])).unwrap();
-        assert_eq!(read[0], Piece { text: "<unk>".to_owned(), score: -1.0, kind: 2 });
+        assert_eq!(
+            read[0],
+            Piece {
+                text: "<unk>".to_owned(),
+                score: -1.0,
+                kind: 2
+            }
+        );
         assert_eq!(read[1].text, "▁the");
     }
 
@@ -162,7 +175,9 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_file_is_refused() {
-        let hostile = [0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        let hostile = [
+            0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
+        ];
         assert!(pieces(&hostile).unwrap_err().contains("bytes where"));
     }
 

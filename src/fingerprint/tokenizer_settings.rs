@@ -45,8 +45,15 @@ fn id(value: &Value) -> Option<u32> {
 
 /// One added token of an object with `content` and `special`.
 fn added(id: Option<u32>, value: &Value) -> Option<AddedToken> {
-    let special = value.get("special").and_then(Value::as_bool).unwrap_or(false);
-    Some(AddedToken { id: id?, content: content(value)?.to_owned(), special })
+    let special = value
+        .get("special")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    Some(AddedToken {
+        id: id?,
+        content: content(value)?.to_owned(),
+        special,
+    })
 }
 
 /// A chat template written as a string or as a list of `{name, template}`.
@@ -56,7 +63,8 @@ fn template(value: &Value) -> Option<String> {
     }
     let list = value.as_array()?;
     let named = |name: &str| {
-        list.iter().find(|t| t.get("name").and_then(Value::as_str) == Some(name))
+        list.iter()
+            .find(|t| t.get("name").and_then(Value::as_str) == Some(name))
     };
     let chosen = named("default").or_else(|| list.first())?;
     Some(chosen.get("template")?.as_str()?.to_owned())
@@ -75,14 +83,20 @@ impl TokenizerSettings {
         let config = read.json(artefacts, "tokenizer_config.json")?;
         if let Some(config) = &config {
             read.take_special(config);
-            let tokens = config.get("added_tokens_decoder").and_then(Value::as_object);
+            let tokens = config
+                .get("added_tokens_decoder")
+                .and_then(Value::as_object);
             let tokens = tokens.into_iter().flatten().take(MAX_ADDED);
             read.take_added(tokens.filter_map(|(id, token)| added(id.parse().ok(), token)));
         }
         if let Some(Value::Object(tokens)) = read.json(artefacts, "added_tokens.json")? {
             let tokens = tokens.iter().take(MAX_ADDED);
             read.take_added(tokens.filter_map(|(text, value)| {
-                Some(AddedToken { id: id(value)?, content: text.clone(), special: false })
+                Some(AddedToken {
+                    id: id(value)?,
+                    content: text.clone(),
+                    special: false,
+                })
             }));
         }
         if let Some(text) = artefacts.text("chat_template.jinja")? {
@@ -92,22 +106,24 @@ impl TokenizerSettings {
             read.chat_template = template(file.get("chat_template").unwrap_or(&file));
         }
         if read.chat_template.is_none() {
-            read.chat_template = config.as_ref().and_then(|c| template(c.get("chat_template")?));
+            read.chat_template = config
+                .as_ref()
+                .and_then(|c| template(c.get("chat_template")?));
         }
         Ok(read)
     }
 
     /// Takes over the `added_tokens` list of a `tokenizer.json`.
     pub fn take_added_list(&mut self, list: Option<&Value>) {
-        let tokens = list.and_then(Value::as_array).into_iter().flatten().take(MAX_ADDED);
+        let tokens = list
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .take(MAX_ADDED);
         self.take_added(tokens.filter_map(|t| added(id(t.get("id")?), t)));
     }
 
-    fn json(
-        &mut self,
-        artefacts: &Artefacts,
-        file: &str,
-    ) -> Result<Option<Value>, ArtefactError> {
+    fn json(&mut self, artefacts: &Artefacts, file: &str) -> Result<Option<Value>, ArtefactError> {
         let value = artefacts.json(file)?;
         if value.is_some() {
             self.files.push(file.to_owned());
@@ -125,7 +141,9 @@ impl TokenizerSettings {
     fn take_special(&mut self, file: &Value) {
         for (key, value) in file.as_object().into_iter().flatten() {
             if let (true, Some(text)) = (key.ends_with("_token"), content(value)) {
-                self.special.entry(key.clone()).or_insert_with(|| text.to_owned());
+                self.special
+                    .entry(key.clone())
+                    .or_insert_with(|| text.to_owned());
             }
         }
     }
@@ -136,19 +154,32 @@ mod tests {
     use super::*;
 
     fn artefacts(files: &[(&str, &str)]) -> Artefacts {
-        let contents =
-            files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()));
-        Artefacts { files: Vec::new(), contents: contents.collect() }
+        let contents = files
+            .iter()
+            .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()));
+        Artefacts {
+            files: Vec::new(),
+            contents: contents.collect(),
+        }
     }
 
     #[test]
     fn special_tokens_are_read_as_strings_and_as_objects() {
         let read = TokenizerSettings::read(&artefacts(&[
-            ("special_tokens_map.json", r#"{"bos_token": {"content": "<s>"}, "pad_token": "!"}"#),
-            ("tokenizer_config.json", r#"{"pad_token": "other", "unk_token": null}"#),
+            (
+                "special_tokens_map.json",
+                r#"{"bos_token": {"content": "<s>"}, "pad_token": "!"}"#,
+            ),
+            (
+                "tokenizer_config.json",
+                r#"{"pad_token": "other", "unk_token": null}"#,
+            ),
         ]))
         .unwrap();
-        assert_eq!(read.special.get("bos_token").map(String::as_str), Some("<s>"));
+        assert_eq!(
+            read.special.get("bos_token").map(String::as_str),
+            Some("<s>")
+        );
         assert_eq!(read.special.get("pad_token").map(String::as_str), Some("!"));
         assert_eq!(read.special.len(), 2);
     }
@@ -160,7 +191,10 @@ mod tests {
         let read = TokenizerSettings::read(&artefacts(&[("tokenizer_config.json", config)]));
         let added = read.unwrap().added;
         assert_eq!(added.len(), 2);
-        assert_eq!((added[0].id, added[0].content.as_str(), added[0].special), (7, "<a>", false));
+        assert_eq!(
+            (added[0].id, added[0].content.as_str(), added[0].special),
+            (7, "<a>", false)
+        );
     }
 
     #[test]
@@ -169,7 +203,10 @@ mod tests {
             {"name": "tools", "template": "T"}, {"name": "default", "template": "D"}]}"#;
         let read = TokenizerSettings::read(&artefacts(&[("tokenizer_config.json", config)]));
         assert_eq!(read.unwrap().chat_template.as_deref(), Some("D"));
-        let files = [("tokenizer_config.json", config), ("chat_template.jinja", "J")];
+        let files = [
+            ("tokenizer_config.json", config),
+            ("chat_template.jinja", "J"),
+        ];
         let read = TokenizerSettings::read(&artefacts(&files)).unwrap();
         assert_eq!(read.chat_template.as_deref(), Some("J"));
     }
@@ -180,7 +217,10 @@ mod tests {
             "pad_token": {"content": 4}}"#;
         let read = TokenizerSettings::read(&artefacts(&[
             ("tokenizer_config.json", config),
-            ("added_tokens.json", r#"{"<x>": -1, "<y>": 99999999999, "<z>": 5}"#),
+            (
+                "added_tokens.json",
+                r#"{"<x>": -1, "<y>": 99999999999, "<z>": 5}"#,
+            ),
         ]))
         .unwrap();
         assert_eq!(read.added.len(), 1);

@@ -4,6 +4,7 @@
 //! a SentencePiece or tiktoken `tokenizer.model`). Nothing here tokenizes text.
 
 use super::sentencepiece;
+use super::tiktoken;
 use super::tokenizer_settings::{AddedToken, TokenizerSettings};
 use crate::arch::artefact::{ArtefactError, Artefacts};
 use serde_json::Value;
@@ -46,7 +47,9 @@ impl Vocabulary {
     /// When a file that should hold the tokenizer is there and cannot be read as such.
     pub fn read(artefacts: &Artefacts) -> Result<Option<Self>, ArtefactError> {
         let mut settings = TokenizerSettings::read(artefacts)?;
-        let Some((file, tokens)) = tokens(artefacts, &mut settings)? else { return Ok(None) };
+        let Some((file, tokens)) = tokens(artefacts, &mut settings)? else {
+            return Ok(None);
+        };
         let mut ids = tokens.ids;
         for token in &settings.added {
             ids.entry(token.content.clone()).or_insert(token.id);
@@ -68,13 +71,18 @@ fn tokens(
     settings: &mut TokenizerSettings,
 ) -> Result<Option<(&'static str, Tokens)>, ArtefactError> {
     let at = |file: &'static str| {
-        move |problem: String| ArtefactError { file: file.to_owned(), problem }
+        move |problem: String| ArtefactError {
+            file: file.to_owned(),
+            problem,
+        }
     };
     if let Some(mut json) = artefacts.json("tokenizer.json")? {
         settings.take_added_list(json.get("added_tokens"));
         let file = "tokenizer.json";
         let model = json.get_mut("model").map(Value::take).unwrap_or_default();
-        return tokenizer_json(model).map(|t| Some((file, t))).map_err(at(file));
+        return tokenizer_json(model)
+            .map(|t| Some((file, t)))
+            .map_err(at(file));
     }
     if let Some(json) = artefacts.json("vocab.json")? {
         let file = "vocab.json";
@@ -82,17 +90,33 @@ fn tokens(
         let lines = artefacts.text("merges.txt")?.unwrap_or_default().lines();
         let merges = lines.filter(|l| !l.starts_with("#version") && !l.is_empty());
         let merges = merges.map(str::to_owned).collect();
-        return Ok(Some((file, Tokens { ids, merges, kind: "BPE".to_owned() })));
+        return Ok(Some((
+            file,
+            Tokens {
+                ids,
+                merges,
+                kind: "BPE".to_owned(),
+            },
+        )));
     }
     if let Some(text) = artefacts.text("vocab.txt")? {
         let file = "vocab.txt";
         let list = text.lines().map(|line| Some(line.to_owned()));
         let ids = numbered(list).map_err(at(file))?;
-        return Ok(Some((file, Tokens { ids, kind: "WordPiece".to_owned(), ..Tokens::default() })));
+        return Ok(Some((
+            file,
+            Tokens {
+                ids,
+                kind: "WordPiece".to_owned(),
+                ..Tokens::default()
+            },
+        )));
     }
     if let Some(bytes) = artefacts.contents.get("tokenizer.model") {
         let file = "tokenizer.model";
-        return tokenizer_model(bytes).map(|t| Some((file, t))).map_err(at(file));
+        return tokenizer_model(bytes)
+            .map(|t| Some((file, t)))
+            .map_err(at(file));
     }
     Ok(None)
 }
@@ -100,15 +124,20 @@ fn tokens(
 /// The `model` object of a `tokenizer.json`.
 fn tokenizer_json(mut model: Value) -> Result<Tokens, String> {
     let kind = model.get("type").and_then(Value::as_str).map(str::to_owned);
-    let merges = model.get("merges").and_then(Value::as_array).into_iter().flatten();
+    let merges = model
+        .get("merges")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let merges: Result<Vec<String>, String> = merges.map(merge).collect();
     let merges = merges?;
     let vocabulary = model.get_mut("vocab").map(Value::take).unwrap_or_default();
     let is_list = vocabulary.is_array();
     let ids = match vocabulary {
-        Value::Array(list) => {
-            numbered(list.iter().map(|entry| Some(entry.get(0)?.as_str()?.to_owned())))
-        }
+        Value::Array(list) => numbered(
+            list.iter()
+                .map(|entry| Some(entry.get(0)?.as_str()?.to_owned())),
+        ),
         map => id_map(map),
     }?;
     // Files of early versions do not name their model.
@@ -117,7 +146,11 @@ fn tokenizer_json(mut model: Value) -> Result<Tokens, String> {
         (false, false) => "BPE",
         (false, true) => "WordPiece",
     };
-    Ok(Tokens { ids, merges, kind: kind.unwrap_or_else(|| guess.to_owned()) })
+    Ok(Tokens {
+        ids,
+        merges,
+        kind: kind.unwrap_or_else(|| guess.to_owned()),
+    })
 }
 
 /// A merge written as `"a b"` or as `["a", "b"]`.
@@ -154,7 +187,8 @@ fn numbered(tokens: impl Iterator<Item = Option<String>>) -> Result<HashMap<Stri
     let mut ids = HashMap::new();
     for (id, token) in (0u32..).zip(tokens) {
         check_count(ids.len() + 1)?;
-        let token = token.ok_or_else(|| format!("expected a token at {id}, found something else"))?;
+        let token =
+            token.ok_or_else(|| format!("expected a token at {id}, found something else"))?;
         ids.entry(token).or_insert(id);
     }
     Ok(ids)
@@ -172,69 +206,25 @@ fn tokenizer_model(bytes: &[u8]) -> Result<Tokens, String> {
     match sentencepiece::pieces(bytes) {
         Ok(pieces) => {
             let ids = numbered(pieces.into_iter().map(|piece| Some(piece.text)))?;
-            Ok(Tokens { ids, kind: "sentencepiece".to_owned(), ..Tokens::default() })
+            Ok(Tokens {
+                ids,
+                kind: "sentencepiece".to_owned(),
+                ..Tokens::default()
+            })
         }
-        Err(problem) => tiktoken(bytes)?.ok_or(problem),
-    }
-}
-
-/// Lines of `base64 rank`; `None` where the first line is none.
-fn tiktoken(bytes: &[u8]) -> Result<Option<Tokens>, String> {
-    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
-    let alphabet = byte_alphabet();
-    let mut ids = HashMap::new();
-    for line in text.lines().filter(|line| !line.is_empty()) {
-        let parts = line.split_once(' ');
-        let Some((token, id)) = parts.and_then(|(t, id)| Some((base64(t)?, id.parse().ok()?)))
-        else {
-            let expected = "expected a line of base64 and a rank, found something else";
-            return if ids.is_empty() { Ok(None) } else { Err(expected.to_owned()) };
-        };
-        check_count(ids.len() + 1)?;
-        let token = token.iter().filter_map(|&byte| alphabet.get(usize::from(byte))).collect();
-        ids.insert(token, id);
-    }
-    let kind = "tiktoken".to_owned();
-    Ok((!ids.is_empty()).then_some(Tokens { ids, kind, ..Tokens::default() }))
-}
-
-/// The characters that stand for the 256 bytes in byte-level BPE (GPT-2): printable Latin-1 for itself,
-/// the others from U+0100 on.
-fn byte_alphabet() -> Vec<char> {
-    let mut next = 0x100u32;
-    (0u8..=255)
-        .map(|byte| match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).unwrap_or('?')
-            }
-        })
-        .collect()
-}
-
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let mut bytes = Vec::with_capacity(digits.len());
-    let (mut bits, mut n_bits) = (0u32, 0u32);
-    for digit in digits.bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        n_bits += 6;
-        if n_bits >= 8 {
-            n_bits -= 8;
-            bytes.push((bits >> n_bits) as u8);
-            bits &= (1 << n_bits) - 1;
+        Err(problem) => {
+            let Some(ids) = tiktoken::ids(bytes)? else {
+                return Err(problem);
+            };
+            check_count(ids.len())?;
+            let kind = "tiktoken".to_owned();
+            Ok(Tokens {
+                ids,
+                kind,
+                ..Tokens::default()
+            })
         }
     }
-    (!bytes.is_empty()).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -242,8 +232,13 @@ mod tests {
     use super::*;
 
     fn read(files: &[(&str, &[u8])]) -> Result<Option<Vocabulary>, ArtefactError> {
-        let contents = files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec()));
-        Vocabulary::read(&Artefacts { files: Vec::new(), contents: contents.collect() })
+        let contents = files
+            .iter()
+            .map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec()));
+        Vocabulary::read(&Artefacts {
+            files: Vec::new(),
+            contents: contents.collect(),
+        })
     }
 
     #[test]
@@ -254,10 +249,17 @@ mod tests {
                 "added_tokens": [{{"id": 3, "content": "<s>", "special": true}}]}}"#
             )
         };
-        let old = read(&[("tokenizer.json", file(r#"["a b"]"#).as_bytes())]).unwrap().unwrap();
-        let new = read(&[("tokenizer.json", file(r#"[["a", "b"]]"#).as_bytes())]).unwrap().unwrap();
+        let old = read(&[("tokenizer.json", file(r#"["a b"]"#).as_bytes())])
+            .unwrap()
+            .unwrap();
+        let new = read(&[("tokenizer.json", file(r#"[["a", "b"]]"#).as_bytes())])
+            .unwrap()
+            .unwrap();
         assert_eq!(old, new);
-        assert_eq!((old.kind.as_str(), old.ids["ab"], old.ids["<s>"]), ("BPE", 2, 3));
+        assert_eq!(
+            (old.kind.as_str(), old.ids["ab"], old.ids["<s>"]),
+            ("BPE", 2, 3)
+        );
         assert_eq!(old.merges, ["a b"]);
         assert!(old.added[0].special);
     }
@@ -271,8 +273,10 @@ mod tests {
 
     #[test]
     fn vocab_json_takes_its_merges_from_the_file_beside_it() {
-        let files: [(&str, &[u8]); 2] =
-            [("vocab.json", br#"{"a": 0, "b": 1}"#), ("merges.txt", b"#version: 0.2\na b\n")];
+        let files: [(&str, &[u8]); 2] = [
+            ("vocab.json", br#"{"a": 0, "b": 1}"#),
+            ("merges.txt", b"#version: 0.2\na b\n"),
+        ];
         let read = read(&files).unwrap().unwrap();
         assert_eq!(read.merges, ["a b"]);
         assert_eq!(read.file, "vocab.json");
@@ -280,15 +284,22 @@ mod tests {
 
     #[test]
     fn vocab_txt_numbers_its_lines() {
-        let read = read(&[("vocab.txt", b"[PAD]\n[UNK]\nthe\n")]).unwrap().unwrap();
+        let read = read(&[("vocab.txt", b"[PAD]\n[UNK]\nthe\n")])
+            .unwrap()
+            .unwrap();
         assert_eq!((read.kind.as_str(), read.ids["the"]), ("WordPiece", 2));
     }
 
     #[test]
     fn tiktoken_lines_become_byte_level_tokens() {
         // "IHRoZQ==" is " the".
-        let read = read(&[("tokenizer.model", b"IQ== 0\nIHRoZQ== 7\n")]).unwrap().unwrap();
-        assert_eq!((read.kind.as_str(), read.ids["!"], read.ids["Ġthe"]), ("tiktoken", 0, 7));
+        let read = read(&[("tokenizer.model", b"IQ== 0\nIHRoZQ== 7\n")])
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (read.kind.as_str(), read.ids["!"], read.ids["Ġthe"]),
+            ("tiktoken", 0, 7)
+        );
     }
 
     #[test]
@@ -305,9 +316,15 @@ mod tests {
             ("tokenizer.json", b"{}"),
             ("tokenizer.json", b"[1, 2]"),
             ("tokenizer.json", br#"{"model": {"vocab": {"a": -1}}}"#),
-            ("tokenizer.json", br#"{"model": {"vocab": {"a": 4294967296}}}"#),
+            (
+                "tokenizer.json",
+                br#"{"model": {"vocab": {"a": 4294967296}}}"#,
+            ),
             ("tokenizer.json", br#"{"model": {"vocab": [[1, 2]]}}"#),
-            ("tokenizer.json", br#"{"model": {"vocab": {}, "merges": [["a"]]}}"#),
+            (
+                "tokenizer.json",
+                br#"{"model": {"vocab": {}, "merges": [["a"]]}}"#,
+            ),
             ("vocab.json", b"\xff"),
             ("tokenizer.model", b"\x0a\xff\xff\x03"),
         ];
