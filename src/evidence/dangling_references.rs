@@ -46,15 +46,19 @@ struct Seen {
 
 impl Seen {
     fn add(&mut self, code: &'static str, file: &str, message: String) {
+        let file = Some(file.to_owned());
+        let seen = Observation {
+            code: code.to_owned(),
+            message,
+            file,
+        };
+        if self.list.contains(&seen) {
+            return;
+        }
         let n = self.n_by_code.entry(code).or_default();
         *n += 1;
         if *n <= MAX_LISTED {
-            let file = Some(file.to_owned());
-            self.list.push(Observation {
-                code: code.to_owned(),
-                message,
-                file,
-            });
+            self.list.push(seen);
         }
     }
 
@@ -169,7 +173,7 @@ fn judge(found: &Reference, own: &BTreeMap<String, String>, side: &Side, seen: &
         Target::Module { path, class } if !side.has_module(path) => {
             let stem = specific_names::stem(path);
             let class = class.as_deref();
-            let of = class.map(|c| format!(" for the class `{}`", shorten(c, 80)));
+            let of = class.map(|c| format!(" (for the class `{}`)", shorten(c, 80)));
             let whose = if own.get(stem).is_some_and(|what| what.contains("module")) {
                 " The reference has a module of this name."
             } else {
@@ -197,7 +201,7 @@ fn judge(found: &Reference, own: &BTreeMap<String, String>, side: &Side, seen: &
             );
             seen.add("dangling-file", file, message);
         }
-        Target::Model { key, name } if is_other_model(name, side.name) => {
+        Target::Model { key, name } if is_other_model(key, name, side.name) => {
             let message = format!(
                 "`{shown}` names another model, `{}`, as its `{}`.",
                 shorten(name, 120),
@@ -209,11 +213,14 @@ fn judge(found: &Reference, own: &BTreeMap<String, String>, side: &Side, seen: &
     }
 }
 
-/// A published name other than the candidate's own.
-fn is_other_model(name: &str, candidate: &str) -> bool {
+/// A published name other than the candidate's own. A folder's name does not tell what its
+/// configuration may rightly call itself.
+fn is_other_model(key: &str, name: &str, candidate: &str) -> bool {
     let is_published = name.split('/').filter(|part| !part.is_empty()).count() == 2
         && !name.starts_with(['/', '.', '~']);
-    is_published && !name.eq_ignore_ascii_case(candidate)
+    let may_be_its_own = key.contains("name_or_path") && !key.contains("base");
+    let unknown = may_be_its_own && !candidate.contains('/');
+    is_published && !unknown && !name.eq_ignore_ascii_case(candidate)
 }
 
 /// A class of the reference that no code of the candidate defines.
@@ -320,6 +327,14 @@ mod tests {
             assert_eq!(effect.value, 0.0, "{name}");
         }
         assert_eq!(test(&[]).status, Status::NotApplicable);
+    }
+
+    #[test]
+    fn a_folder_may_call_itself_what_it_likes() {
+        assert!(!is_other_model("_name_or_path", "a/b", "folder"));
+        assert!(is_other_model("base_model", "a/b", "folder"));
+        assert!(is_other_model("_name_or_path", "a/b", "a/c"));
+        assert!(!is_other_model("_name_or_path", "/data/b", "a/c"));
     }
 
     #[test]

@@ -154,12 +154,12 @@ fn files(
             all.n_unknown
         ));
     }
-    if n_weights.iter().all(|&n| n > 0) {
-        if let Some(fraction) = weights.fraction() {
-            record = record.with_effect("fraction-weight-files-equal", fraction);
+    match weights.fraction() {
+        Some(fraction) if n_weights.iter().all(|&n| n > 0) => {
+            record.with_effect("fraction-weight-files-equal", fraction)
         }
+        _ => record,
     }
-    record
 }
 
 fn equal_file(reference: &FileEntry, candidate: &FileEntry) -> Observation {

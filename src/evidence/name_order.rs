@@ -11,7 +11,7 @@ use std::collections::HashMap;
 /// A report shows at most this many lines; the last one counts the rest.
 const MAX_LINES: usize = 200;
 /// Beyond these sizes only equal names are looked for.
-const MAX_NAMES: usize = 50_000;
+const MAX_NAMES: usize = 200_000;
 const MAX_NAME_BYTES: usize = 16 << 20;
 
 /// What the names of two models have in common.
@@ -302,6 +302,19 @@ mod tests {
         assert_eq!(lines.len(), MAX_LINES);
         assert_eq!(lines.iter().map(|l| l.n_tensors).sum::<u64>(), 300);
         assert_eq!(lines[MAX_LINES - 1].reference, "(101 more lines)");
+    }
+
+    #[test]
+    fn a_renamed_mixture_of_many_experts_is_paired_in_full() {
+        let names = |head: &str| -> Vec<String> {
+            let experts = (0..60).flat_map(|l| (0..128).map(move |e| (l, e)));
+            let of =
+                |(l, e)| ["up", "gate", "down"].map(|m| format!("{head}.{l}.x.{e}.{m}.weight"));
+            experts.flat_map(of).collect()
+        };
+        let found = compare_names(&names("model.layers"), &names("net.h"));
+        assert!(found.all_common() && found.order_equal);
+        assert_eq!(found.renamings.len(), 1);
     }
 
     #[test]

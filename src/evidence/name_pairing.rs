@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Prefixes of at most so many segments are replaced.
 const MAX_DEPTH: usize = 7;
 /// A rest of a name that more candidates share says nothing.
-const MAX_SHARED_REST: usize = 16;
+const MAX_SHARED_REST: usize = 8;
+/// More pairs than real lists of names have; hostile ones are left unpaired.
+const MAX_PAIRS: usize = 2_000_000;
 /// A prefix is taken as renamed when so many different rests moved with it.
 const MIN_RESTS: usize = 2;
 
@@ -61,55 +63,90 @@ pub(super) fn pair_by_prefix(
     partner: &mut [Option<usize>],
     taken: &mut [bool],
 ) {
-    let mut by_rest: HashMap<(String, &str), Vec<(usize, String)>> = HashMap::new();
+    let mut prefixes = Prefixes::default();
+    let mut by_rest: HashMap<(String, &str), Vec<(usize, usize)>> = HashMap::new();
     for (j, name) in candidate.iter().enumerate().filter(|(j, _)| !taken[*j]) {
         for cut in cuts(name) {
-            by_rest.entry(cut.kept).or_default().push((j, cut.prefix));
+            let prefix = prefixes.id(cut.prefix);
+            by_rest.entry(cut.kept).or_default().push((j, prefix));
         }
     }
-    let mut explained: BTreeMap<(String, String), Vec<(usize, usize, usize)>> = BTreeMap::new();
-    for (i, name) in reference
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| partner[*i].is_none())
-    {
-        for cut in cuts(name) {
-            let found = by_rest
-                .get(&cut.kept)
-                .filter(|found| found.len() <= MAX_SHARED_REST);
-            for (j, prefix) in found.into_iter().flatten() {
-                let key = (cut.prefix.clone(), prefix.clone());
-                explained
-                    .entry(key)
-                    .or_default()
-                    .push((i, *j, cut.kept.1.len()));
+    let mut explained: BTreeMap<(usize, usize), Vec<Explained>> = BTreeMap::new();
+    let mut n_pairs = 0;
+    for i in (0..reference.len()).filter(|&i| partner[i].is_none()) {
+        for cut in cuts(&reference[i]) {
+            let found = by_rest.get(&cut.kept);
+            let Some(found) = found.filter(|found| found.len() <= MAX_SHARED_REST) else {
+                continue;
+            };
+            n_pairs += found.len();
+            if n_pairs > MAX_PAIRS {
+                return;
+            }
+            let from = prefixes.id(cut.prefix);
+            for &(j, to) in found {
+                let pair = Explained {
+                    reference: i,
+                    candidate: j,
+                    n_rest: cut.kept.1.len(),
+                };
+                explained.entry((from, to)).or_default().push(pair);
             }
         }
     }
     let mut ranked: Vec<_> = explained.into_iter().collect();
-    ranked
-        .sort_by_key(|((from, to), pairs)| (std::cmp::Reverse(pairs.len()), from.len() + to.len()));
-    for (_, pairs) in ranked {
+    ranked.sort_by_key(|((from, to), pairs)| {
+        let length = prefixes.lengths[*from] + prefixes.lengths[*to];
+        (std::cmp::Reverse(pairs.len()), length)
+    });
+    for (_, mut pairs) in ranked {
+        pairs.retain(|pair| partner[pair.reference].is_none() && !taken[pair.candidate]);
         // What moved must be recognised by more than being a weight or a bias of the same layer.
         let rests: BTreeSet<String> = pairs
             .iter()
-            .filter_map(|p| rest(p, &reference[p.0]))
+            .filter_map(|pair| rest(&reference[pair.reference], pair.n_rest))
             .collect();
         if rests.len() < MIN_RESTS {
             continue;
         }
-        for (i, j, _) in pairs {
-            if partner[i].is_none() && !taken[j] {
-                partner[i] = Some(j);
-                taken[j] = true;
+        for pair in pairs {
+            if partner[pair.reference].is_none() && !taken[pair.candidate] {
+                partner[pair.reference] = Some(pair.candidate);
+                taken[pair.candidate] = true;
             }
         }
     }
 }
 
+/// Prefixes by number, so that a pair of them is small whatever their length.
+#[derive(Default)]
+struct Prefixes {
+    ids: HashMap<String, usize>,
+    lengths: Vec<usize>,
+}
+
+impl Prefixes {
+    fn id(&mut self, prefix: String) -> usize {
+        let length = prefix.len();
+        let id = *self.ids.entry(prefix).or_insert(self.lengths.len());
+        if id == self.lengths.len() {
+            self.lengths.push(length);
+        }
+        id
+    }
+}
+
+/// Two names that a replacement makes equal.
+struct Explained {
+    reference: usize,
+    candidate: usize,
+    /// Length of what both names keep, in bytes.
+    n_rest: usize,
+}
+
 /// The part of a name that a replacement keeps, with `*` for numbers, if it tells modules apart.
-fn rest(&(_, _, length): &(usize, usize, usize), name: &str) -> Option<String> {
-    let rest = name.get(name.len().checked_sub(length)?..)?;
+fn rest(name: &str, n_rest: usize) -> Option<String> {
+    let rest = name.get(name.len().checked_sub(n_rest)?..)?;
     let says_something = !matches!(rest, "" | "weight" | "bias");
     says_something.then(|| generalise(&rest.split('.').collect::<Vec<_>>()))
 }

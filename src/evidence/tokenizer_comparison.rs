@@ -102,17 +102,15 @@ fn run(pair: &Pair, _: &Settings) -> Result<TestRecord, EvidenceError> {
     if let (Some(x), Some(y)) = (&a.settings.chat_template, &b.settings.chat_template) {
         let same = x.trim() == y.trim();
         record = record.with_effect("chat-template-equal", f64::from(u8::from(same)));
-        let (code, how) = if same {
-            ("equal", "equal")
+        let (code, message) = if same {
+            let message = format!("The chat templates are equal ({} characters).", chars(x));
+            ("chat-template-equal", message)
         } else {
-            ("differs", "different")
+            let (x, y) = (chars(x), chars(y));
+            let message = format!("The chat templates differ ({x} and {y} characters).");
+            ("chat-template-differs", message)
         };
-        let message = format!(
-            "The chat templates are {how} ({} and {} characters).",
-            chars(x),
-            chars(y)
-        );
-        seen.push(observation(&format!("chat-template-{code}"), message));
+        seen.push(observation(code, message));
     }
     Ok(if seen.is_empty() {
         record
