@@ -79,6 +79,11 @@ impl RoleKind {
         )
     }
 
+    /// Whether the weight is a projection of an MLP.
+    pub fn is_mlp(self) -> bool {
+        matches!(self, RoleKind::Gate | RoleKind::Up | RoleKind::Down)
+    }
+
     /// The norm whose output the matrix reads, if it reads the normed residual stream.
     pub fn reads_norm(self) -> Option<RoleKind> {
         match self {

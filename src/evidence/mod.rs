@@ -14,15 +14,24 @@ pub mod spec;
 pub mod tokens;
 pub mod unit_matching;
 
+#[cfg(test)]
+mod artefact_fixture;
 mod config_comparison;
+mod config_keys;
 mod dangling_references;
+mod digests;
+mod excerpt;
 mod file_identity;
+mod file_references;
 mod gate_up_matching;
 mod in_place;
 pub mod name_order;
+mod name_pairing;
 mod norm_vectors;
+mod odd_tokens;
 mod residual_noise;
 mod shared_initialisation;
+mod specific_names;
 mod tensor_correspondence;
 mod tensor_identity;
 mod token_lens_matching;

@@ -239,12 +239,20 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
         }
         _ => {
             block::for_each(pair, LIMIT, settings, |block| {
+                // Only what the link speaks of: heads may be re-ordered where units stand in place.
+                if in_place && !block.role.kind.is_mlp() {
+                    return Ok(());
+                }
                 let layer = block.role.layer;
                 let place = (layer, layer, block.role.row_name());
                 totals.add(&block.reference, &block.candidate, settings.seed, place);
                 Ok(())
             })?;
-            let basis = "matrices of equal role, in the order in which they stand";
+            let basis = if in_place {
+                "matrices of the MLPs, whose units stand in place"
+            } else {
+                "matrices of equal role, in the order in which they stand"
+            };
             totals.record(pair, basis, in_place || grid.is_some())
         }
     };

@@ -1,5 +1,8 @@
 //! One binary for all integration tests, so that the library is linked once.
 
 mod architecture;
+mod audits;
 mod derivations;
+mod scratch;
 mod support;
+mod verdicts;

@@ -1,0 +1,96 @@
+//! Runs whole audits for the tests: two folders in, a report out.
+
+use modelkin::audit::{self, AuditError, Request, Watch};
+use modelkin::evidence::context::{Observer, Settings};
+use modelkin::evidence::record::{Status, TestRecord};
+use modelkin::evidence::{self};
+use modelkin::report::Report;
+use modelkin::source::{ModelRef, Progress};
+use std::path::Path;
+
+/// A watch that does not look.
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn fetch_started(&self, _: &str, _: u64, _: u64) {}
+    fn fetched(&self, _: &str, _: u64) {}
+    fn fetch_ended(&self, _: &str) {}
+    fn notice(&self, _: &str) {}
+}
+
+impl Observer for Quiet {
+    fn test_started(&self, _: &'static str, _: &str) {}
+    fn test_ended(&self, _: &'static str, _: &str) {}
+}
+
+impl Watch for Quiet {
+    fn hashing_started(&self, _: &str, _: u64) {}
+    fn hashed(&self, _: u64) {}
+    fn hashing_ended(&self) {}
+}
+
+/// A model's folder or file as a reference.
+pub fn model_ref(path: &Path) -> ModelRef {
+    path.to_str()
+        .expect("test folders have UTF-8 names")
+        .parse()
+        .expect("the test made it")
+}
+
+/// The audit of two models with all tests.
+pub fn try_compare(reference: &Path, candidate: &Path) -> Result<Report, AuditError> {
+    let request = Request {
+        reference: model_ref(reference),
+        candidate: model_ref(candidate),
+        settings: Settings::default(),
+        tests: evidence::TESTS
+            .iter()
+            .map(|test| test.spec.id.to_owned())
+            .collect(),
+        command: vec!["modelkin".to_owned(), "compare".to_owned()],
+    };
+    audit::compare(&request, &Quiet)
+}
+
+/// As [`try_compare`], for models that can be read.
+pub fn compare(reference: &Path, candidate: &Path) -> Report {
+    try_compare(reference, candidate)
+        .unwrap_or_else(|error| panic!("{}: {error}", candidate.display()))
+}
+
+/// The record of a test of the backbone, or of the whole model.
+pub fn record<'a>(report: &'a Report, test: &str) -> &'a TestRecord {
+    report
+        .records
+        .iter()
+        .find(|record| record.test == test)
+        .unwrap_or_else(|| panic!("no record of {test}"))
+}
+
+/// Smallest ln p among the measured tests.
+pub fn smallest_ln_p(report: &Report) -> Option<f64> {
+    report
+        .records
+        .iter()
+        .filter(|record| record.status == Status::Measured)
+        .filter_map(|record| record.p.map(|p| p.ln_p()))
+        .reduce(f64::min)
+}
+
+/// One line for failures: relation, strength and every p.
+pub fn summary(report: &Report) -> String {
+    let ps: Vec<String> = report
+        .records
+        .iter()
+        .map(|record| match record.p {
+            Some(p) => format!("{} {p}", record.test),
+            None => format!("{} {}", record.test, record.status.name()),
+        })
+        .collect();
+    format!(
+        "{} ({}): {}",
+        report.finding.overall.relation.name(),
+        report.finding.overall.strength.name(),
+        ps.join(", ")
+    )
+}
