@@ -20,6 +20,8 @@ const MAX_GROUP: usize = 2048;
 pub enum Basis {
     /// The values agree far beyond chance.
     Content,
+    /// What they say to the shared tokens agrees; see [`super::token_profile`].
+    TokenProfile,
     /// Equal names and shapes.
     Name,
     /// The only remaining pair with the closest distribution of row norms.
@@ -33,6 +35,7 @@ impl Basis {
     pub fn name(self) -> &'static str {
         match self {
             Basis::Content => "content",
+            Basis::TokenProfile => "token-profile",
             Basis::Name => "name",
             Basis::Spectrum => "spectrum",
             Basis::Order => "order",
@@ -100,6 +103,7 @@ fn assign(similarity: &Array2<f32>) -> Result<Vec<(usize, usize)>, EvidenceError
 fn group(
     a: (&[Tensor], &[usize]),
     b: (&[Tensor], &[usize]),
+    by_profile: &[(usize, usize)],
 ) -> Result<Vec<TensorPair>, EvidenceError> {
     let mut pairs = Vec::new();
     let (mut open_a, mut open_b) = (a.1.to_vec(), b.1.to_vec());
@@ -124,6 +128,12 @@ fn group(
         }
         take(&mut pairs, &mut open_a, &mut open_b, found, &correlation);
     }
+    let found = by_profile
+        .iter()
+        .filter(|(i, j)| open_a.contains(i) && open_b.contains(j))
+        .map(|&(i, j)| (i, j, Basis::TokenProfile))
+        .collect();
+    take(&mut pairs, &mut open_a, &mut open_b, found, &correlation);
     let names: HashMap<&str, usize> = open_b.iter().map(|&j| (b.0[j].name(), j)).collect();
     let found: Vec<_> = open_a
         .iter()
@@ -190,11 +200,16 @@ fn take(
     }
 }
 
-/// Finds the correspondence of two components.
+/// Finds the correspondence of two components. `by_profile`: pairs (reference, candidate) that the
+/// token profile found, for tensors whose content does not show them.
 ///
 /// # Errors
 /// When a sampled tensor cannot be read or is not finite.
-pub fn find(reference: &Component, candidate: &Component) -> Result<Correspondence, EvidenceError> {
+pub fn find(
+    reference: &Component,
+    candidate: &Component,
+    by_profile: &[(usize, usize)],
+) -> Result<Correspondence, EvidenceError> {
     let by_shape = |tensors: &[Tensor]| {
         let mut groups: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
         for (index, tensor) in tensors
@@ -216,6 +231,7 @@ pub fn find(reference: &Component, candidate: &Component) -> Result<Corresponden
             pairs.extend(group(
                 (&reference.tensors, of_a),
                 (&candidate.tensors, of_b),
+                by_profile,
             )?);
         }
     }

@@ -35,6 +35,7 @@ mod specific_names;
 mod tensor_correspondence;
 mod tensor_identity;
 mod token_lens_matching;
+mod token_profile;
 mod tokenizer_comparison;
 mod unit_permutation;
 mod weight_similarity;

@@ -3,6 +3,7 @@
 use super::context::{EvidenceError, Settings};
 use super::correspondence::{self, Correspondence};
 use super::token_lens_matching;
+use super::token_profile;
 use super::tokens::{self, SharedTokens};
 use super::unit_matching::{self, Grids, Outcome, Question};
 use crate::arch::{Component, ComponentKind, Model, Role, RoleBasis};
@@ -153,13 +154,21 @@ impl<'a> Pair<'a> {
         let (found, unpaired) = counterparts(reference, candidate);
         let mut components = Vec::new();
         for (a, b) in found {
-            let correspondence = correspondence::find(a, b)?;
+            let knows = |c: &Component| c.basis != RoleBasis::None;
+            let by_profile = match (knows(a), knows(b)) {
+                (true, false) => token_profile::pairs((reference, a), (candidate, b), settings)?,
+                (false, true) => token_profile::pairs((candidate, b), (reference, a), settings)?
+                    .into_iter()
+                    .map(|(named, nameless)| (nameless, named))
+                    .collect(),
+                _ => Vec::new(),
+            };
+            let correspondence = correspondence::find(a, b, &by_profile)?;
             let pairs: Vec<(usize, usize)> = correspondence
                 .pairs
                 .iter()
                 .map(|pair| (pair.reference, pair.candidate))
                 .collect();
-            let knows = |c: &Component| c.basis != RoleBasis::None;
             let (mut reference_side, mut candidate_side) = (a.clone(), b.clone());
             if knows(a) && !knows(b) {
                 candidate_side = transfer_roles(a, b, &pairs)?;

@@ -16,6 +16,7 @@ use super::spec::{Need, Scope, TestSpec};
 use super::token_lens_matching;
 use super::unit_matching::{self, Cell, Grid, LINKED_LN_P, Outcome, Side};
 use super::{Run, Test};
+use crate::arch::RoleKind;
 use crate::fingerprint::learned::{Directions, Held, Noise};
 use crate::fingerprint::product;
 use crate::fingerprint::units::{Mlp, View};
@@ -123,20 +124,31 @@ fn align(
     }))
 }
 
-/// What was found over all matrices that were looked at.
-#[derive(Default)]
-struct Totals {
+/// What was found of one matrix.
+struct Entry {
+    /// Whether it belongs to an MLP, whose units are what the links speak of.
+    is_mlp: bool,
     /// Shares of the reference's directions in the candidate, and the reverse.
-    forward: Vec<Held>,
-    backward: Vec<Held>,
-    shared_std: Vec<f64>,
-    reference_std: Vec<f64>,
-    cells: Vec<LayerCell>,
+    forward: Held,
+    backward: Held,
+    shared_std: f64,
+    reference_std: f64,
+    cell: LayerCell,
+}
+
+/// All matrices that were looked at.
+#[derive(Default)]
+struct Entries {
+    found: Vec<Entry>,
     noise: Noise,
 }
 
 /// The place of a cell in the picture: layers and row.
 type Place = (Option<u32>, Option<u32>, String);
+
+/// A matrix outside the MLPs counts where it holds at least this part of the share that the MLPs
+/// hold: heads may be re-ordered or turned where units stand in place.
+const MIN_SHARE_OF_MLPS: f64 = 0.5;
 
 fn mean(xs: &[f64]) -> f64 {
     xs.iter().sum::<f64>() / xs.len() as f64
@@ -147,57 +159,94 @@ fn deviation(xs: &[f64]) -> f64 {
     (xs.iter().map(|x| (x - m).powi(2)).sum::<f64>() / xs.len() as f64).sqrt()
 }
 
-impl Totals {
-    fn add(&mut self, a: &Array2<f64>, b: &Array2<f64>, seed: u64, place: Place) {
-        let (of_a, of_b) = (Directions::of(a, seed), Directions::of(b, seed));
-        let (Some(of_a), Some(of_b)) = (of_a, of_b) else {
-            return;
-        };
-        let (forward, backward) = (
-            of_a.held_by(a, b, &mut self.noise, seed),
-            of_b.held_by(b, a, &mut self.noise, seed),
-        );
+/// Scales each unit (a row, or a column of what the MLP writes) to unit length: a scale that moves
+/// from the one projection to the next is no difference.
+fn unit_scaled(matrix: &Array2<f64>, units: Axis) -> Array2<f64> {
+    let mut scaled = matrix.clone();
+    for mut unit in scaled.axis_iter_mut(units) {
+        let norm = unit.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if norm > 0.0 {
+            unit /= norm;
+        }
+    }
+    scaled
+}
+
+impl Entries {
+    /// Looks at two matrices whose rows and columns correspond. `max_rank`: their rank at most.
+    fn add(
+        &mut self,
+        (a, b): (&Array2<f64>, &Array2<f64>),
+        units: Axis,
+        is_mlp: bool,
+        max_rank: usize,
+        seed: u64,
+        place: Place,
+    ) {
         let n = a.len() as f64;
         let product = a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() / n;
-        self.shared_std
-            .push(product.signum() * product.abs().sqrt());
-        self.reference_std
-            .push((a.iter().map(|x| x * x).sum::<f64>() / n).sqrt());
-        self.cells.push(LayerCell {
-            reference_layer: place.0,
-            candidate_layer: place.1,
-            role: place.2,
-            value: forward.leading_share(),
-            ln_p: None,
+        let reference_std = (a.iter().map(|x| x * x).sum::<f64>() / n).sqrt();
+        let (a, b) = (unit_scaled(a, units), unit_scaled(b, units));
+        let of_a = Directions::of(&a, max_rank, seed);
+        let (Some(of_a), Some(of_b)) = (of_a, Directions::of(&b, max_rank, seed)) else {
+            return;
+        };
+        let forward = of_a.held_by(&a, &b, &mut self.noise, seed);
+        self.found.push(Entry {
+            is_mlp,
+            forward,
+            backward: of_b.held_by(&b, &a, &mut self.noise, seed),
+            shared_std: product.signum() * product.abs().sqrt(),
+            reference_std,
+            cell: LayerCell {
+                reference_layer: place.0,
+                candidate_layer: place.1,
+                role: place.2,
+                value: forward.leading_share(),
+                ln_p: None,
+            },
         });
-        self.forward.push(forward);
-        self.backward.push(backward);
+    }
+
+    /// Drops what lies outside the MLPs and does not stand in place as they do.
+    fn keep_what_stands_in_place(&mut self) {
+        let of_mlps: Held = self
+            .found
+            .iter()
+            .filter(|e| e.is_mlp)
+            .map(|e| e.forward)
+            .sum();
+        let enough = MIN_SHARE_OF_MLPS * of_mlps.trailing_share();
+        self.found
+            .retain(|e| e.is_mlp || e.forward.trailing_share() >= enough);
     }
 
     /// `linked`: whether there is a link whose kind can be told; without one the ratios are noise
     /// divided by noise, and are not reported.
     fn record(self, pair: &ComponentPair, basis: &str, linked: bool) -> TestRecord {
-        if self.shared_std.is_empty() {
-            let reason = "no weight matrices of equal role and shape";
+        if self.found.is_empty() {
+            let reason = "no weight matrices of equal role and shape that are wide enough";
             return TestRecord::not_applicable(SPEC.id, &pair.id, reason);
         }
+        let column = |f: fn(&Entry) -> f64| self.found.iter().map(f).collect::<Vec<f64>>();
+        let shared_std = column(|e| e.shared_std);
         let mut record = TestRecord::measured(SPEC.id, &pair.id)
-            .with_effect("shared-std", mean(&self.shared_std))
-            .with_effect("shared-std-deviation", deviation(&self.shared_std))
-            .with_effect("reference-std", mean(&self.reference_std))
-            .with_effect("n-matrices", self.shared_std.len() as f64);
+            .with_effect("shared-std", mean(&shared_std))
+            .with_effect("shared-std-deviation", deviation(&shared_std))
+            .with_effect("reference-std", mean(&column(|e| e.reference_std)))
+            .with_effect("n-matrices", self.found.len() as f64);
+        let forward: Vec<Held> = self.found.iter().map(|e| e.forward).collect();
+        let backward: Vec<Held> = self.found.iter().map(|e| e.backward).collect();
         for (held, of, by) in [
-            (&self.forward, "reference", "candidate"),
-            (&self.backward, "candidate", "reference"),
+            (&forward, "reference", "candidate"),
+            (&backward, "candidate", "reference"),
         ] {
             let total: Held = held.iter().copied().sum();
+            let learned = total.learned / held.len() as f64;
             record = record
                 .with_effect(&format!("leading-of-{of}-in-{by}"), total.leading_share())
                 .with_effect(&format!("trailing-of-{of}-in-{by}"), total.trailing_share())
-                .with_effect(
-                    &format!("learned-in-{of}"),
-                    mean(&held.iter().map(|h| h.learned).collect::<Vec<_>>()),
-                );
+                .with_effect(&format!("learned-in-{of}"), learned);
             if linked && let Some((ratio, interval)) = Held::ratio(held) {
                 let name = format!("learned-of-{of}-kept");
                 record = record.with_effect_interval(&name, ratio, interval);
@@ -209,7 +258,7 @@ impl Totals {
                 quantity: "share of the reference's leading directions found in the candidate"
                     .to_owned(),
                 range: (0.0, 1.0),
-                cells: self.cells,
+                cells: self.found.into_iter().map(|e| e.cell).collect(),
             }))
     }
 }
@@ -230,30 +279,28 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
     let p = in_place::p_value(pair, settings)?;
     let in_place = p.is_some_and(|p| p.ln_p() <= LINKED_LN_P);
     let grid = linking_grid(pair, settings);
-    let mut totals = Totals::default();
+    let mut entries = Entries::default();
     let record = match grid {
         // Units that stand where they stood: every matrix can be compared as it is.
         Some((grid, through_lens)) if !in_place => {
-            let basis = aligned(pair, grid, through_lens, settings, &mut totals)?;
-            totals.record(pair, &basis, true)
+            let basis = aligned(pair, grid, through_lens, settings, &mut entries)?;
+            entries.record(pair, &basis, true)
         }
         _ => {
             block::for_each(pair, LIMIT, settings, |block| {
-                // Only what the link speaks of: heads may be re-ordered where units stand in place.
-                if in_place && !block.role.kind.is_mlp() {
-                    return Ok(());
-                }
-                let layer = block.role.layer;
-                let place = (layer, layer, block.role.row_name());
-                totals.add(&block.reference, &block.candidate, settings.seed, place);
+                let role = block.role;
+                let units = Axis(usize::from(role.kind == RoleKind::Down));
+                let place = (role.layer, role.layer, role.row_name());
+                let matrices = (&block.reference, &block.candidate);
+                let is_mlp = role.kind.is_mlp();
+                entries.add(matrices, units, is_mlp, usize::MAX, settings.seed, place);
                 Ok(())
             })?;
-            let basis = if in_place {
-                "matrices of the MLPs, whose units stand in place"
-            } else {
-                "matrices of equal role, in the order in which they stand"
-            };
-            totals.record(pair, basis, in_place || grid.is_some())
+            if in_place {
+                entries.keep_what_stands_in_place();
+            }
+            let basis = "matrices of equal role, as they stand";
+            entries.record(pair, basis, in_place || grid.is_some())
         }
     };
     Ok(match p {
@@ -268,7 +315,7 @@ fn aligned(
     grid: &Grid,
     through_lens: bool,
     settings: &Settings,
-    totals: &mut Totals,
+    entries: &mut Entries,
 ) -> Result<String, EvidenceError> {
     let lenses = match through_lens {
         true => token_lens_matching::lenses(pair)?.ok(),
@@ -289,7 +336,10 @@ fn aligned(
                 Some(cell.candidate.0),
                 "second view".to_owned(),
             );
-            totals.add(&aligned.reference, &aligned.candidate, settings.seed, place);
+            let widths = [pair.reference.hidden_size, pair.candidate.hidden_size];
+            let max_rank = widths.into_iter().flatten().min().unwrap_or(usize::MAX);
+            let matrices = (&aligned.reference, &aligned.candidate);
+            entries.add(matrices, Axis(0), true, max_rank, settings.seed, place);
         }
     }
     let lens = if through_lens {
@@ -300,6 +350,6 @@ fn aligned(
     Ok(format!(
         "the second view of the MLPs of {} linked layers{lens}, units in the order that the first \
          view gives ({n_identity} of them as they stand)",
-        totals.shared_std.len(),
+        entries.found.len(),
     ))
 }

@@ -48,9 +48,22 @@ pub(super) fn shared(
             "one of the two has no token embedding that is known".to_owned(),
         );
     };
+    among_rows(
+        (reference.0, n_reference),
+        (candidate.0, n_candidate),
+        settings,
+    )
+}
+
+/// The shared tokens of two models whose embeddings have these numbers of rows.
+pub(super) fn among_rows(
+    (reference, n_reference): (&Model, usize),
+    (candidate, n_candidate): (&Model, usize),
+    settings: &Settings,
+) -> SharedTokens {
     let vocabularies = (
-        vocabulary(&reference.0.artefacts),
-        vocabulary(&candidate.0.artefacts),
+        vocabulary(&reference.artefacts),
+        vocabulary(&candidate.artefacts),
     );
     let (mut pairs, basis): (Vec<(usize, usize)>, String) = match vocabularies {
         (Ok(Some(a)), Ok(Some(b))) => {

@@ -42,7 +42,7 @@ impl Noise {
         let noise = Array2::from_shape_fn(shape, |_| {
             (0..4).map(|_| rng.random::<f64>() - 0.5).sum::<f64>()
         });
-        let contrast = Directions::of(&noise, seed)?.contrast();
+        let contrast = Directions::of(&noise, usize::MAX, seed)?.contrast();
         self.0.insert(shape, contrast);
         Some(contrast)
     }
@@ -65,9 +65,10 @@ fn inner(a: &Array2<f64>, b: &ArrayView2<f64>) -> f64 {
 }
 
 impl Directions {
-    /// Cuts `a` (`[n, m]`, f64); `None` where it is too small or too poor in directions.
-    pub fn of(a: &Array2<f64>, seed: u64) -> Option<Self> {
-        let side = a.nrows().min(a.ncols());
+    /// Cuts `a` (`[n, m]`, f64), whose rank is at most `max_rank`; `None` where it is too small or
+    /// too poor in directions.
+    pub fn of(a: &Array2<f64>, max_rank: usize, seed: u64) -> Option<Self> {
+        let side = a.nrows().min(a.ncols()).min(max_rank);
         if side < MIN_SIDE {
             return None;
         }
@@ -183,7 +184,7 @@ mod tests {
     }
 
     fn ratio(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
-        let directions = Directions::of(a, 0).unwrap();
+        let directions = Directions::of(a, usize::MAX, 0).unwrap();
         Held::ratio(&[directions.held_by(a, b, &mut Noise::default(), 0)])
             .unwrap()
             .0
@@ -210,7 +211,7 @@ mod tests {
     fn a_matrix_at_initialisation_has_learned_nothing() {
         let initial = noise((120, 80), 1.0, "initial");
         let learned = |a: &Array2<f64>| {
-            let directions = Directions::of(a, 0).unwrap();
+            let directions = Directions::of(a, usize::MAX, 0).unwrap();
             directions.held_by(a, a, &mut Noise::default(), 0).learned
         };
         assert!(learned(&initial).abs() < 0.1, "{}", learned(&initial));
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn small_or_empty_matrices_have_no_directions() {
-        assert!(Directions::of(&Array2::zeros((100, 10)), 0).is_none());
-        assert!(Directions::of(&Array2::zeros((100, 100)), 0).is_none());
+        assert!(Directions::of(&Array2::zeros((100, 10)), 99, 0).is_none());
+        assert!(Directions::of(&Array2::zeros((100, 100)), 99, 0).is_none());
     }
 }

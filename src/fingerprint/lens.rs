@@ -31,6 +31,16 @@ fn normalise_as_norm(rows: &mut Array2<f32>, norm: Norm) {
 }
 
 impl Lens {
+    /// A lens from rows that were read already: embeddings, and output rows with the gains of the
+    /// final norm folded in (or without any).
+    pub fn of_rows(mut embeddings: Array2<f32>, outputs: Array2<f32>, norm: Norm) -> Self {
+        normalise_as_norm(&mut embeddings, norm);
+        Self {
+            embeddings,
+            outputs,
+        }
+    }
+
     /// Reads the rows of the given tokens.
     ///
     /// # Errors

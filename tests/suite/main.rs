@@ -3,6 +3,5 @@
 mod architecture;
 mod audits;
 mod derivations;
-mod scratch;
 mod support;
 mod verdicts;
