@@ -11,6 +11,7 @@ use crate::evidence::{self, layers};
 use crate::report::{
     self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
 };
+pub use crate::source::Unwatched;
 use crate::source::bytes::MappedFile;
 use crate::source::{self, ModelRef, Snapshot};
 use crate::verdict;
@@ -70,6 +71,17 @@ pub trait Watch: source::Progress + Observer {
     fn hashed(&self, n_bytes: u64);
     /// Hashing ended.
     fn hashing_ended(&self);
+}
+
+impl Observer for Unwatched {
+    fn test_started(&self, _: &'static str, _: &str) {}
+    fn test_ended(&self, _: &'static str, _: &str) {}
+}
+
+impl Watch for Unwatched {
+    fn hashing_started(&self, _: &str, _: u64) {}
+    fn hashed(&self, _: u64) {}
+    fn hashing_ended(&self) {}
 }
 
 /// Audits two models.

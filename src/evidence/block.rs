@@ -21,6 +21,8 @@ pub struct Limit {
 pub struct Block {
     /// The role.
     pub role: Role,
+    /// Stored tensor of the reference; several roles of a fused one share it.
+    pub tensor: String,
     /// Of the reference, within the limit, f64.
     pub reference: Array2<f64>,
     /// Of the candidate.
@@ -50,6 +52,7 @@ fn read(
     };
     Ok(Block {
         role,
+        tensor: a.tensor().name().to_owned(),
         reference: gather(a)?,
         candidate: gather(b)?,
     })

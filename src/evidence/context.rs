@@ -38,14 +38,6 @@ pub trait Observer: Sync {
     fn test_ended(&self, test: &'static str, component: &str);
 }
 
-/// An observer that does not look.
-pub struct Silent;
-
-impl Observer for Silent {
-    fn test_started(&self, _: &'static str, _: &str) {}
-    fn test_ended(&self, _: &'static str, _: &str) {}
-}
-
 /// Why a test could not be carried out: it becomes the reason of a `failed` record.
 #[derive(Debug, thiserror::Error)]
 pub enum EvidenceError {

@@ -16,6 +16,7 @@ pub mod unit_matching;
 
 #[cfg(test)]
 mod artefact_fixture;
+mod calibration;
 mod config_comparison;
 mod config_keys;
 mod dangling_references;

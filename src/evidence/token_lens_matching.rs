@@ -3,6 +3,7 @@
 //! Ours. Products of embeddings with gate and up rows are the same in every basis of the residual
 //! stream, so that no rotation hides a copy; nothing is aligned, so nothing is used twice.
 
+use super::calibration;
 use super::context::{EvidenceError, Settings};
 use super::pair::ComponentPair;
 use super::record::{Detail, TestRecord};
@@ -28,9 +29,11 @@ static SPEC: TestSpec = TestSpec {
     ),
     p_value: Some(
         "As gate-up-matching: Spearman correlation of two exact assignments, in the deep tail bounded \
-         by the exact law of coincidences. Features that every model of the same text learns can make \
-         the two matchings agree a little without kinship: the p alone never accuses, the agreement \
-         must also exceed that of independently trained models.",
+         by the exact law of coincidences: exact for matchings that agree by chance alone. Features \
+         that every model of the same text learns make the two matchings agree a little without \
+         kinship, so that this p alone never accuses: the agreement is also ranked among that of \
+         independently trained models (`calibrated-p-of-agreement`, `n-independent-pairs`), and must \
+         exceed all of them.",
     ),
     survives: "re-ordered units and heads, per-unit scaling, rotation of the residual stream, rotation \
                of q and k, mixing of v and o, moved γ, noise of the size of the weights, other widths",
@@ -94,6 +97,17 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
     } = &pair.tokens
     else {
         return Ok(record);
+    };
+    let population = &*calibration::LENS_AGREEMENT;
+    let record = match record.effect("agreement") {
+        Some(agreement) => record
+            .with_effect("calibrated-p-of-agreement", population.rank_p(agreement))
+            .with_effect("n-independent-pairs", population.len() as f64)
+            .with_effect(
+                "largest-agreement-of-independent-pairs",
+                population.largest(),
+            ),
+        None => record,
     };
     Ok(record
         .with_effect("n-tokens", reference.len() as f64)

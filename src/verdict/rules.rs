@@ -21,6 +21,10 @@ const LENS_AGREEMENT: f64 = 0.10;
 const LEARNED_KEPT: f64 = 0.80;
 /// A model in which less than this share of the leading energy is learned is still its initialisation.
 const LEARNED_AT_ALL: f64 = 0.10;
+/// Noise is called so where nearly all tensors differ by what looks Gaussian, with one σ or one
+/// multiple of each tensor's spread up to this coefficient of variation.
+const GAUSSIAN_TENSORS: f64 = 0.9;
+const ONE_SIGMA: f64 = 0.10;
 /// Components without units to match are linked by their weights alone from here on, and called
 /// independent below the other: independent matrices of 10^4 entries have |cosine| < 0.05.
 const COSINE_LINK: f64 = 0.80;
@@ -116,10 +120,13 @@ impl Links {
             .map(|id| paid_ln_p(records, id, n_p_values))
             .collect();
         let below = |i: usize| ps[i].is_some_and(|p| p <= LINK_LN_P);
-        let agreement = effect(records, ids[2], "agreement");
-        let lens = below(2) && agreement.is_some_and(|share| share >= LENS_AGREEMENT);
-        // A small p through the lens without agreement is what features common to all models do.
-        let counts = |i: usize| i != 2 || lens || !below(2);
+        // Features that all models of one text learn make units agree a little; only what exceeds every
+        // independent pair of the reference population counts.
+        let [agreement, usual] = ["agreement", "largest-agreement-of-independent-pairs"]
+            .map(|name| effect(records, ids[2], name));
+        let exceeds = agreement.is_some_and(|share| usual.is_none_or(|usual| share > usual));
+        let lens = below(2) && exceeds && agreement.is_some_and(|share| share >= LENS_AGREEMENT);
+        let counts = |i: usize| i != 2 || (exceeds && (lens || !below(2)));
         Self {
             order: below(0),
             agreement: below(1),
@@ -231,23 +238,34 @@ fn operations(records: &[&TestRecord], links: &Links) -> Vec<Operation> {
             moved && same_layers,
         ));
     }
-    let residual = |name| effect(records, "residual-noise", name);
-    let one_sigma = |name| residual(name).is_some_and(|v| v <= 0.10);
-    let in_place = stands && same_layers && same_units;
-    if in_place {
-        let gaussian = residual("fraction-tensors-gaussian").is_some_and(|f| f >= 0.9);
-        if gaussian && (one_sigma("sigma-variation") || one_sigma("relative-sigma-variation")) {
-            let sigma = residual("sigma").unwrap_or(0.0);
-            let relative = residual("relative-sigma").unwrap_or(0.0);
-            steps.push(words::operation(
-                Relation::Noised,
-                &[("noise_std", sigma), ("noise_relative_std", relative)],
-            ));
+    if stands && same_layers && same_units {
+        if let Some(step) = noise(records) {
+            steps.push(step);
         } else if steps.is_empty() {
             steps.push(words::operation(Relation::FineTuned, &[]));
         }
     }
     steps
+}
+
+/// The step that added noise, to the reference or (read backwards) to the candidate.
+fn noise(records: &[&TestRecord]) -> Option<Operation> {
+    let residual = |name: &str| effect(records, "residual-noise", name);
+    let sigma = residual("sigma")?;
+    for (suffix, in_candidate) in [("", true), ("-reversed", false)] {
+        let gaussian = residual(&format!("fraction-tensors-gaussian{suffix}"))?;
+        let even = [
+            "sigma-variation".to_owned(),
+            format!("relative-sigma-variation{suffix}"),
+        ]
+        .iter()
+        .any(|name| residual(name).is_some_and(|v| v <= ONE_SIGMA));
+        if gaussian >= GAUSSIAN_TENSORS && even {
+            let relative = residual(&format!("relative-sigma{suffix}")).unwrap_or(0.0);
+            return Some(words::noise(in_candidate, sigma, relative));
+        }
+    }
+    None
 }
 
 /// Whether what one of them learned is in the other.

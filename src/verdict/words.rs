@@ -30,7 +30,6 @@ pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Opera
             "The same values under other names, in other files or another dtype."
         }
         Relation::Quantized => "The same values rounded to a coarser dtype.",
-        Relation::Noised => "Gaussian noise of one standard deviation was added.",
         Relation::FineTuned => {
             "The same units in the same order, changed by more than noise: trained further."
         }
@@ -45,6 +44,27 @@ pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Opera
             .map(|(name, value)| ((*name).to_owned(), *value))
             .collect(),
         description: description.to_owned(),
+    }
+}
+
+/// The step that added noise; `in_candidate` says which of the two has it.
+pub(super) fn noise(in_candidate: bool, std: f64, relative_std: f64) -> Operation {
+    let (noisy, clean) = if in_candidate {
+        ("candidate", "reference")
+    } else {
+        ("reference", "candidate")
+    };
+    Operation {
+        relation: Relation::Noised,
+        parameters: [
+            ("noise_std", std),
+            ("noise_relative_std", relative_std),
+            ("noise_in_candidate", f64::from(u8::from(in_candidate))),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect(),
+        description: format!("The {noisy} is the {clean} with Gaussian noise added."),
     }
 }
 
@@ -95,7 +115,7 @@ fn sentence(relation: Relation) -> &'static str {
             "The candidate holds the values of the reference in another packaging."
         }
         Relation::Quantized => "The candidate is the reference, rounded to a coarser dtype.",
-        Relation::Noised => "The candidate is the reference with random noise added.",
+        Relation::Noised => "The two are one model but for random noise.",
         Relation::FineTuned => {
             "The candidate was trained further from the reference (or the reverse)."
         }
@@ -140,11 +160,12 @@ pub(super) fn conclusion(component: &str, judged: Judged) -> Conclusion {
         summary.push(' ');
         summary.push_str(&step.description);
     }
-    if judged.relation == Relation::Disguised
+    // How it was disguised, or which of the two has the noise, is not in the relation's sentence.
+    if matches!(judged.relation, Relation::Disguised | Relation::Noised)
         && let Some(step) = judged
             .operations
             .iter()
-            .find(|s| s.relation == Relation::Disguised)
+            .find(|s| s.relation == judged.relation)
     {
         summary.push(' ');
         summary.push_str(&step.description);

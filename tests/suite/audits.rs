@@ -1,33 +1,12 @@
 //! Runs whole audits for the tests: two folders in, a report out.
 
-use modelkin::audit::{self, AuditError, Request, Watch};
-use modelkin::evidence::context::{Observer, Settings};
+use modelkin::audit::{self, AuditError, Request, Unwatched};
+use modelkin::evidence::context::Settings;
 use modelkin::evidence::record::{Status, TestRecord};
 use modelkin::evidence::{self};
 use modelkin::report::Report;
-use modelkin::source::{ModelRef, Progress};
+use modelkin::source::ModelRef;
 use std::path::Path;
-
-/// A watch that does not look.
-pub struct Quiet;
-
-impl Progress for Quiet {
-    fn fetch_started(&self, _: &str, _: u64, _: u64) {}
-    fn fetched(&self, _: &str, _: u64) {}
-    fn fetch_ended(&self, _: &str) {}
-    fn notice(&self, _: &str) {}
-}
-
-impl Observer for Quiet {
-    fn test_started(&self, _: &'static str, _: &str) {}
-    fn test_ended(&self, _: &'static str, _: &str) {}
-}
-
-impl Watch for Quiet {
-    fn hashing_started(&self, _: &str, _: u64) {}
-    fn hashed(&self, _: u64) {}
-    fn hashing_ended(&self) {}
-}
 
 /// A model's folder or file as a reference.
 pub fn model_ref(path: &Path) -> ModelRef {
@@ -49,7 +28,7 @@ pub fn try_compare(reference: &Path, candidate: &Path) -> Result<Report, AuditEr
             .collect(),
         command: vec!["modelkin".to_owned(), "compare".to_owned()],
     };
-    audit::compare(&request, &Quiet)
+    audit::compare(&request, &Unwatched)
 }
 
 /// As [`try_compare`], for models that can be read.

@@ -250,9 +250,9 @@ def versions() -> dict[str, str]:
             "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
 
 
-def calibration_recipes(kind: str, n: int) -> dict[str, Recipe]:
-    """Independent llama-a runs, and for each its same-seed twin or long continuation on text B."""
-    base = {f"seed-{s}": replace(ZOO["llama-a"], seed=s) for s in range(1001, 1001 + n)}
+def calibration_recipes(kind: str, n: int, of: str) -> dict[str, Recipe]:
+    """Independent runs of a recipe, and for each its same-seed twin or long continuation on text B."""
+    base = {f"{of}-seed-{s}": replace(ZOO[of], seed=s) for s in range(1001, 1001 + n)}
     if kind == "seeds":
         return base
     if kind == "twins":
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--text-b", metavar="FILE", help="output of: " + " ".join(texts.TEXT_B_COMMAND))
     parser.add_argument("--calibration", metavar="DIR", type=Path, help="train there, not the zoo")
     parser.add_argument("--calibration-kind", choices=["seeds", "twins", "continued"], default="seeds")
+    parser.add_argument("--calibration-of", default="llama-a", help="the from-scratch model that is made anew")
     parser.add_argument("--n", type=int, default=8, help="number of calibration models")
     args = parser.parse_args()
     if unknown := [m for m in args.models if m not in ZOO]:
@@ -275,7 +276,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     corpus = Corpus(args.text_b)
     folder = args.calibration or HERE
-    recipes = (calibration_recipes(args.calibration_kind, args.n) if args.calibration
+    recipes = (calibration_recipes(args.calibration_kind, args.n, args.calibration_of) if args.calibration
                else {name: ZOO[name] for name in (args.models or ZOO)})
     print(" ".join(f"{k} {v}" for k, v in versions().items()))
     for name, recipe in recipes.items():

@@ -69,7 +69,8 @@ pub fn rounded(value: f64, dtype: Dtype) -> f64 {
         Dtype::F64 => value,
         Dtype::F32 => f64::from(value as f32),
         Dtype::F16 => f16::from_f64(value).to_f64(),
-        Dtype::BF16 => bf16::from_f64(value).to_f64(),
+        // From f64 directly, `half` drops the lowest bits of an f32 before it looks for a tie.
+        Dtype::BF16 => bf16::from_f32(value as f32).to_f64(),
         other => panic!("derivations are not made in {other:?}"),
     }
 }
@@ -99,7 +100,7 @@ fn push(data: &mut Vec<u8>, value: f64, dtype: Dtype) {
         Dtype::F64 => data.extend(value.to_le_bytes()),
         Dtype::F32 => data.extend((value as f32).to_le_bytes()),
         Dtype::F16 => data.extend(f16::from_f64(value).to_le_bytes()),
-        Dtype::BF16 => data.extend(bf16::from_f64(value).to_le_bytes()),
+        Dtype::BF16 => data.extend(bf16::from_f32(value as f32).to_le_bytes()),
         other => panic!("derivations are not made in {other:?}"),
     }
 }
