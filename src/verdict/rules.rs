@@ -108,6 +108,8 @@ struct Links {
     agreement: bool,
     lens: bool,
     in_place: bool,
+    /// More units agree through the lens than in any independent pair of the reference population.
+    unusual: bool,
     smallest: Option<f64>,
     measured: Vec<&'static str>,
 }
@@ -120,18 +122,21 @@ impl Links {
             .map(|id| paid_ln_p(records, id, n_p_values))
             .collect();
         let below = |i: usize| ps[i].is_some_and(|p| p <= LINK_LN_P);
-        // Features that all models of one text learn make units agree a little; only what exceeds every
-        // independent pair of the reference population counts.
+        // The null of the lens is chance, and features that all models of one text learn exceed
+        // chance. Its p therefore counts only where more units agree than in any independent pair of
+        // the reference population, and links only with a good share of the units.
         let [agreement, usual] = ["agreement", "largest-agreement-of-independent-pairs"]
             .map(|name| effect(records, ids[2], name));
-        let exceeds = agreement.is_some_and(|share| usual.is_none_or(|usual| share > usual));
-        let lens = below(2) && exceeds && agreement.is_some_and(|share| share >= LENS_AGREEMENT);
-        let counts = |i: usize| i != 2 || (exceeds && (lens || !below(2)));
+        let unusual = agreement.is_some_and(|share| usual.is_none_or(|usual| share > usual));
+        let many = agreement.is_some_and(|share| share >= LENS_AGREEMENT);
+        let lens = below(2) && unusual && many;
+        let counts = |i: usize| i != 2 || (unusual && (below(2) || many));
         Self {
             order: below(0),
             agreement: below(1),
             lens,
             in_place: below(3),
+            unusual,
             smallest: (0..ids.len())
                 .filter(|&i| counts(i))
                 .filter_map(|i| ps[i])
@@ -414,19 +419,21 @@ pub(super) fn component(records: &[&TestRecord], n_p_values: usize) -> Judged {
         return by_values(records);
     }
     let through_lens = links.measured.contains(&"token-lens-matching");
+    let mut caveats = vec![words::INDEPENDENT.to_owned()];
+    if !through_lens {
+        caveats.push(words::NO_LENS.to_owned());
+    } else if links.unusual {
+        caveats.push(words::LENS_UNUSUAL.to_owned());
+    }
     Judged {
         relation: Relation::Independent,
-        strength: if through_lens {
+        strength: if through_lens && !links.unusual {
             Strength::Strong
         } else {
             Strength::Moderate
         },
         carried_by,
-        caveats: if through_lens {
-            vec![words::INDEPENDENT.to_owned()]
-        } else {
-            vec![words::INDEPENDENT.to_owned(), words::NO_LENS.to_owned()]
-        },
+        caveats,
         ..Judged::default()
     }
 }

@@ -23,6 +23,9 @@ pub(super) const INDEPENDENT: &str = "It does not exclude distillation, nor a co
 pub(super) const NO_LENS: &str =
     "The token lens could not be used, so that a rotation of the residual stream is not excluded.";
 
+pub(super) const LENS_UNUSUAL: &str = "Through the token lens more units agree than in any independent pair of the reference population, \
+     though not by more than such a pair may: a copy under very heavy noise is not excluded.";
+
 /// A step with its parameters and a sentence.
 pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Operation {
     let description = match relation {
