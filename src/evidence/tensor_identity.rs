@@ -1,14 +1,18 @@
 //! `tensor-identity`: which bytes of the reference stand unchanged in the candidate?
 //!
 //! Corresponding tensors are compared byte by byte; where dtypes differ, values are compared after a
-//! cast to the coarser of the two, which tells a lossless cast and plain rounding from training.
+//! cast to the coarser of the two, which tells a lossless cast and plain rounding from training. Where
+//! the candidate is block-quantized, a value counts as rounded if it lies within the bound that its own
+//! block states: half a step, and the rounding of the scale.
 
 use super::context::{EvidenceError, Settings};
 use super::pair::ComponentPair;
-use super::record::TestRecord;
+use super::record::{Detail, Observation, TestRecord};
 use super::spec::{Need, Scope, TestSpec};
 use super::{Run, Test};
 use crate::tensor::{DType, Tensor, TensorError};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 static SPEC: TestSpec = TestSpec {
     id: "tensor-identity",
@@ -18,7 +22,7 @@ static SPEC: TestSpec = TestSpec {
     needs: &[Need::Weights],
     null: None,
     p_value: None,
-    survives: "renaming, re-sharding, lossless casts; rounding to a coarser dtype is recognised",
+    survives: "renaming, re-sharding, lossless casts; rounding to a coarser dtype or to block-quantized codes is recognised",
     defeated_by: "any change of the values",
     citation: "modelkin; digests of chunks as in OpenSSF model signing",
 };
@@ -49,42 +53,79 @@ fn rounds_to(value: f32, found: f32, dtype: DType) -> bool {
     value.to_bits() == found.to_bits() || dtype.round(value).to_bits() == found.to_bits()
 }
 
+/// Above this share of the candidate's bound, the reference's own rounding is no excuse: a change of
+/// less than its step could hide in it.
+const FINER: f32 = 0.25;
+
+/// How far the candidate's values may lie from those of the reference if they are their rounding;
+/// `None` where the candidate is not block-quantized or its scheme states no bound.
+fn bounds(a: &Tensor, b: &Tensor, range: Range<usize>) -> Result<Option<Vec<f32>>, TensorError> {
+    let Some(mut bounds) = b.read_rounding_bounds(range.clone())? else {
+        return Ok(None);
+    };
+    // Two quantizations of one original differ by the sum of what each of them lost.
+    if let Some(finer) = a.read_rounding_bounds(range)? {
+        for (bound, finer) in bounds.iter_mut().zip(finer) {
+            *bound += if finer <= FINER * *bound { finer } else { 0.0 };
+        }
+    }
+    Ok(Some(bounds))
+}
+
+/// Elements of a range that are equal, and those that are equal after rounding.
+fn equal_values(a: &Tensor, b: &Tensor, range: Range<usize>) -> Result<(u64, u64), TensorError> {
+    let (x, y) = (
+        a.read_elements(range.clone())?,
+        b.read_elements(range.clone())?,
+    );
+    let bounds = bounds(a, b, range)?;
+    let (mut n_equal, mut n_rounded) = (0, 0);
+    for (i, (&p, &q)) in x.iter().zip(&y).enumerate() {
+        let equal = p.to_bits() == q.to_bits();
+        n_equal += u64::from(equal);
+        n_rounded += u64::from(match &bounds {
+            Some(bounds) => equal || (p - q).abs() <= bounds[i],
+            None => rounds_to(p, q, b.dtype()),
+        });
+    }
+    Ok((n_equal, n_rounded))
+}
+
 /// Compares two tensors of equal shape. `rounded` counts values equal after rounding to the candidate's dtype.
 fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorError> {
     let n = a.n_elements();
-    let same_dtype = a.dtype() == b.dtype();
-    let size = b.dtype().size_bytes() as u64;
+    let dtype = b.dtype();
     let mut n_equal = 0u64;
+    // A chunk holds whole blocks.
     for start in (0..n).step_by(CHUNK) {
         let end = n.min(start + CHUNK);
-        if same_dtype {
-            let range = start as u64 * size..end as u64 * size;
+        if a.dtype() == dtype {
+            let range = dtype.bytes_of(start..end);
             let (x, y) = (a.read_bytes(range.clone())?, b.read_bytes(range)?);
             let len = (end - start) as u64;
             if x == y {
                 n_equal += len;
-                counts.n_equal_bytes += len * size;
+                counts.n_equal_bytes += x.len() as u64;
                 counts.n_equal_rounded += len;
                 continue;
             }
-            let width = size as usize;
+            let width = dtype.size_bytes();
             let same = x
                 .chunks(width)
                 .zip(y.chunks(width))
                 .filter(|(p, q)| p == q)
-                .count() as u64;
-            n_equal += same;
-            counts.n_equal_rounded += same;
+                .count()
+                * dtype.block_elements();
+            n_equal += same as u64;
+            counts.n_equal_rounded += same as u64;
         } else {
-            let (x, y) = (a.read_elements(start..end)?, b.read_elements(start..end)?);
-            for (&p, &q) in x.iter().zip(&y) {
-                n_equal += u64::from(p.to_bits() == q.to_bits());
-                counts.n_equal_rounded += u64::from(rounds_to(p, q, b.dtype()));
-            }
+            let (equal, rounded) = equal_values(a, b, start..end)?;
+            n_equal += equal;
+            counts.n_equal_rounded += rounded;
         }
     }
     counts.n_elements += n as u64;
-    counts.n_bytes += n as u64 * size;
+    counts.n_bytes += b.size_bytes();
     counts.n_equal += n_equal;
     counts.n_tensors += 1;
     counts.n_equal_tensors += u64::from(n_equal == n as u64);
@@ -99,25 +140,54 @@ fn worth_reading(a: &Tensor, b: &Tensor) -> Result<bool, TensorError> {
     }
     let mut equal = 0;
     for start in [0, n / 2, n - 256] {
-        let (x, y) = (
-            a.read_elements(start..start + 256)?,
-            b.read_elements(start..start + 256)?,
-        );
-        equal += x
-            .iter()
-            .zip(&y)
-            .filter(|&(&p, &q)| rounds_to(p, q, b.dtype()))
-            .count();
+        equal += equal_values(a, b, start..start + 256)?.1;
     }
     Ok(equal >= 24)
+}
+
+/// What a reader should know of block-quantized tensors of the candidate.
+fn quantized(n_by_scheme: &BTreeMap<&str, (u64, bool)>) -> Vec<Observation> {
+    n_by_scheme
+        .iter()
+        .map(|(scheme, (n, has_bounds))| {
+            let what = format!("{n} tensors of the candidate are stored as {scheme}");
+            let (code, message) = if *has_bounds {
+                (
+                    "block-quantized",
+                    format!(
+                        "{what}; a value counts as rounding of the reference's if it lies within half \
+                         a step of its block's codes and what the rounding of the scale adds."
+                    ),
+                )
+            } else {
+                (
+                    "block-quantized-without-bound",
+                    format!(
+                        "{what}, whose codes stand for several values at once: how far rounding moves a \
+                         value is not bounded, so that rounding cannot be told from a change."
+                    ),
+                )
+            };
+            Observation {
+                code: code.to_owned(),
+                message,
+                file: None,
+            }
+        })
+        .collect()
 }
 
 fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> {
     let mut counts = Counts::default();
     let mut n_skipped = 0u64;
+    let mut by_scheme: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
     for found in &pair.correspondence.pairs {
         let a = &pair.reference.tensors[found.reference];
         let b = &pair.candidate.tensors[found.candidate];
+        if let (DType::Block(block), true) = (b.dtype(), a.dtype() != b.dtype()) {
+            let has_bounds = b.read_rounding_bounds(0..0)?.is_some();
+            by_scheme.entry(block.name()).or_insert((0, has_bounds)).0 += 1;
+        }
         if !worth_reading(a, b)? {
             n_skipped += 1;
             counts.n_tensors += 1;
@@ -137,7 +207,7 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
         .len()
         .max(pair.candidate.tensors.len()) as f64;
     let share = |n: u64| n as f64 / counts.n_elements as f64;
-    let record = TestRecord::measured(SPEC.id, &pair.id)
+    let mut record = TestRecord::measured(SPEC.id, &pair.id)
         .with_effect("fraction-values-equal", share(counts.n_equal))
         .with_effect(
             "fraction-values-equal-after-rounding",
@@ -149,6 +219,9 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
         )
         .with_effect("n-tensors-equal", counts.n_equal_tensors as f64)
         .with_effect("fraction-tensors-paired", counts.n_tensors as f64 / n_all);
+    if !by_scheme.is_empty() {
+        record = record.with_detail(Detail::Observations(quantized(&by_scheme)));
+    }
     Ok(match n_skipped {
         0 => record,
         n => record.with_reason(format!(

@@ -1,6 +1,8 @@
 //! Element types as checkpoints store them, little-endian, and their values as f32.
 
+use super::BlockType;
 use half::{bf16, f16};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Type of a stored element.
@@ -36,9 +38,11 @@ pub enum DType {
     U8,
     /// One byte, 0 or 1.
     Bool,
+    /// A code in a block that shares its scales (llama.cpp's quantized types).
+    Block(BlockType),
 }
 
-/// All types with the names that safetensors gives them.
+/// The plain types with the names that safetensors gives them.
 const NAMES: &[(DType, &str)] = &[
     (DType::F64, "F64"),
     (DType::F32, "F32"),
@@ -58,18 +62,42 @@ const NAMES: &[(DType, &str)] = &[
 ];
 
 impl DType {
-    /// Size of one element.
+    /// Size of one block: of one element, except in block-quantized types.
     pub fn size_bytes(self) -> usize {
         match self {
             Self::F64 | Self::I64 | Self::U64 => 8,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
             Self::F8E4M3 | Self::F8E5M2 | Self::I8 | Self::U8 | Self::Bool => 1,
+            Self::Block(block) => block.block_bytes(),
         }
     }
 
-    /// The name in safetensors headers, e.g. `BF16`.
+    /// Elements that [`Self::size_bytes`] bytes hold: 1, except in block-quantized types.
+    pub fn block_elements(self) -> usize {
+        match self {
+            Self::Block(block) => block.block_elements(),
+            _ => 1,
+        }
+    }
+
+    /// The elements of the whole blocks that a range of elements touches.
+    pub fn whole_blocks(self, elements: Range<usize>) -> Range<usize> {
+        let size = self.block_elements();
+        elements.start / size * size..elements.end.div_ceil(size).saturating_mul(size)
+    }
+
+    /// The bytes of the whole blocks that a range of elements touches.
+    pub fn bytes_of(self, elements: Range<usize>) -> Range<u64> {
+        let (size, bytes) = (self.block_elements(), self.size_bytes() as u64);
+        (elements.start / size) as u64 * bytes..elements.end.div_ceil(size) as u64 * bytes
+    }
+
+    /// The name in safetensors headers, e.g. `BF16`; that of llama.cpp for block-quantized types.
     pub fn name(self) -> &'static str {
+        if let Self::Block(block) = self {
+            return block.name();
+        }
         NAMES
             .iter()
             .find(|(dtype, _)| *dtype == self)
@@ -85,17 +113,23 @@ impl DType {
     }
 
     /// Whether the elements are floating-point numbers: integers hold codes, indices or masks, and
-    /// no evidence about values is taken from them.
+    /// no evidence about values is taken from them. Blocks of codes with their scales are numbers.
     pub fn is_float(self) -> bool {
         matches!(
             self,
-            Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2
+            Self::F64
+                | Self::F32
+                | Self::F16
+                | Self::BF16
+                | Self::F8E4M3
+                | Self::F8E5M2
+                | Self::Block(_)
         )
     }
 
     /// Decodes little-endian elements into f32. F64 and wide integers are rounded to f32.
     ///
-    /// Decodes as many elements as both sides hold.
+    /// Decodes as many elements, or whole blocks of them, as both sides hold.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
             let (elements, _) = bytes.as_chunks::<N>();
@@ -122,6 +156,7 @@ impl DType {
             Self::U32 => each(bytes, out, |b| u32::from_le_bytes(b) as f32),
             Self::U16 => each(bytes, out, |b| f32::from(u16::from_le_bytes(b))),
             Self::U8 | Self::Bool => each(bytes, out, |[b]| f32::from(b)),
+            Self::Block(block) => block.dequantize(bytes, out),
         }
     }
 

@@ -64,6 +64,25 @@ impl Matrix {
         })
     }
 
+    /// One slice of a stack `[n_slices, n_rows, n_cols]`, such as the weights of one expert.
+    ///
+    /// # Errors
+    /// When the tensor is no such stack, or has no such slice.
+    pub fn slice_of_stack(tensor: Tensor, slice: usize) -> Result<Self, TensorError> {
+        let &[n_slices, n_rows, n_cols] = tensor.shape() else {
+            return Err(TensorError::shape(&tensor, "a stack of matrices"));
+        };
+        if slice >= n_slices || tensor.n_elements() == 0 {
+            return Err(TensorError::index(&tensor, slice, n_slices));
+        }
+        Ok(Self {
+            tensor,
+            stored: (n_slices * n_rows, n_cols),
+            transposed: false,
+            rows: Rows::Range(slice * n_rows..(slice + 1) * n_rows),
+        })
+    }
+
     /// Rows become columns; a selection of rows made before is dropped.
     pub fn transposed(self) -> Self {
         let transposed = !self.transposed;
@@ -170,11 +189,7 @@ impl Matrix {
 
     /// Decodes stored elements and refuses what is not finite.
     fn decode(&self, elements: Range<usize>, out: &mut [f32]) -> Result<(), TensorError> {
-        let size = self.tensor.dtype().size_bytes() as u64;
-        let bytes = self
-            .tensor
-            .read_bytes(elements.start as u64 * size..elements.end as u64 * size)?;
-        self.tensor.dtype().decode(&bytes, out);
+        self.tensor.decode(elements, out)?;
         if out.iter().all(|x| x.is_finite()) {
             Ok(())
         } else {
@@ -283,6 +298,19 @@ mod tests {
             assert!(error.contains("memory: t: expected finite"), "{error}");
             assert!(matrix.transposed().all().is_err());
         }
+    }
+
+    #[test]
+    fn a_slice_of_a_stack_is_its_rows() {
+        let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let stack = tensor(&[2, 3, 2], &values);
+        let second = Matrix::slice_of_stack(stack.clone(), 1).unwrap();
+        assert_eq!(
+            second.all().unwrap(),
+            ndarray::array![[6.0, 7.0], [8.0, 9.0], [10.0, 11.0]]
+        );
+        assert!(Matrix::slice_of_stack(stack, 2).is_err());
+        assert!(Matrix::slice_of_stack(tensor(&[2], &[0.0, 1.0]), 0).is_err());
     }
 
     #[test]

@@ -7,9 +7,11 @@
 mod dtype;
 mod error;
 mod matrix;
+pub mod quant;
 mod store;
 
 pub use dtype::DType;
 pub use error::TensorError;
 pub use matrix::Matrix;
+pub use quant::BlockType;
 pub use store::{Tensor, TensorBytes};

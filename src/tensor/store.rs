@@ -33,7 +33,8 @@ impl Tensor {
     /// checked when bytes are read.
     ///
     /// # Errors
-    /// When the shape has more elements, or the tensor more bytes, than can be addressed.
+    /// When the shape has more elements, or the tensor more bytes, than can be addressed, or its rows
+    /// are no whole number of blocks.
     pub fn new(
         name: String,
         dtype: DType,
@@ -45,8 +46,21 @@ impl Tensor {
             .iter()
             .try_fold(1usize, |product, &size| product.checked_mul(size));
         let end = n_elements
-            .and_then(|n| n.checked_mul(dtype.size_bytes()))
+            .and_then(|n| (n / dtype.block_elements()).checked_mul(dtype.size_bytes()))
             .and_then(|size| offset.checked_add(size as u64));
+        let row = shape.last().copied().unwrap_or(1);
+        if n_elements.is_some() && row % dtype.block_elements() != 0 {
+            return Err(TensorError::Shape {
+                file: bytes.file().to_owned(),
+                tensor: name,
+                expected: format!(
+                    "rows of whole blocks of {} elements ({})",
+                    dtype.block_elements(),
+                    dtype.name()
+                ),
+                found: format!("{shape:?}"),
+            });
+        }
         match (n_elements, end) {
             (Some(n_elements), Some(_)) => Ok(Self {
                 name,
@@ -86,7 +100,7 @@ impl Tensor {
 
     /// Stored size.
     pub fn size_bytes(&self) -> u64 {
-        (self.n_elements * self.dtype.size_bytes()) as u64
+        self.dtype.bytes_of(0..self.n_elements).end
     }
 
     /// Path of the file it lies in, relative to the model's root.
@@ -115,11 +129,51 @@ impl Tensor {
         if range.start > range.end || range.end > self.n_elements {
             return Err(TensorError::index(self, range.end, self.n_elements));
         }
-        let size = self.dtype.size_bytes() as u64;
-        let bytes = self.read_bytes(range.start as u64 * size..range.end as u64 * size)?;
         let mut values = vec![0.0; range.len()];
-        self.dtype.decode(&bytes, &mut values);
+        self.decode(range, &mut values)?;
         Ok(values)
+    }
+
+    /// Decodes a range of elements that lies in the tensor.
+    pub(super) fn decode(&self, range: Range<usize>, out: &mut [f32]) -> Result<(), TensorError> {
+        let bytes = self.read_bytes(self.dtype.bytes_of(range.clone()))?;
+        let whole = self.dtype.whole_blocks(range.clone());
+        if whole == range {
+            self.dtype.decode(&bytes, out);
+        } else {
+            let mut values = vec![0.0; whole.len()];
+            self.dtype.decode(&bytes, &mut values);
+            for (out, value) in out.iter_mut().zip(&values[range.start - whole.start..]) {
+                *out = *value;
+            }
+        }
+        Ok(())
+    }
+
+    /// For a range of elements, how far from its value each can have been before it was rounded to its
+    /// code (see [`super::BlockType::rounding_bounds`]); `None` for types without such a statement.
+    ///
+    /// # Errors
+    /// When the range leaves the tensor, or the bytes cannot be had.
+    pub fn read_rounding_bounds(
+        &self,
+        range: Range<usize>,
+    ) -> Result<Option<Vec<f32>>, TensorError> {
+        let DType::Block(block) = self.dtype else {
+            return Ok(None);
+        };
+        if range.start > range.end || range.end > self.n_elements {
+            return Err(TensorError::index(self, range.end, self.n_elements));
+        }
+        let bytes = self.read_bytes(self.dtype.bytes_of(range.clone()))?;
+        let whole = self.dtype.whole_blocks(range.clone());
+        let mut bounds = vec![0.0; whole.len()];
+        if !block.rounding_bounds(&bytes, &mut bounds) {
+            return Ok(None);
+        }
+        bounds.drain(..range.start - whole.start);
+        bounds.truncate(range.len());
+        Ok(Some(bounds))
     }
 }
 
@@ -205,5 +259,36 @@ pub(super) mod tests {
                 .to_string()
                 .contains("memory")
         );
+    }
+
+    #[test]
+    fn a_range_within_a_block_reads_what_the_whole_block_reads() {
+        let dtype = DType::Block(crate::tensor::BlockType::Q8_0);
+        let mut bytes = vec![0u8; 4 * 34];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = if i % 34 < 2 {
+                [0, 0x3c][i % 34]
+            } else {
+                i as u8
+            };
+        }
+        let make = |shape: &[usize]| {
+            let bytes = Arc::new(InMemory(bytes.clone()));
+            Tensor::new("t".into(), dtype, shape.to_vec(), bytes, 0)
+        };
+        let tensor = make(&[2, 64]).unwrap();
+        assert_eq!(tensor.size_bytes(), 136);
+        let all = tensor.read_elements(0..128).unwrap();
+        assert_eq!(all[33], f32::from(37i8));
+        for range in [0..1, 5..70, 31..33, 127..128, 64..64] {
+            assert_eq!(tensor.read_elements(range.clone()).unwrap(), all[range]);
+        }
+        assert_eq!(
+            tensor.read_rounding_bounds(5..7).unwrap().map(|b| b.len()),
+            Some(2)
+        );
+        // A row that ends within a block does not exist.
+        let error = make(&[4, 16]).unwrap_err().to_string();
+        assert!(error.contains("whole blocks of 32"), "{error}");
     }
 }
