@@ -2,6 +2,7 @@
 //!
 //! Evidence reads artefacts through this type; where the files came from is `source`'s business.
 
+use crate::checkpoint::EmbeddedTokenizer;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -35,6 +36,8 @@ pub struct Artefacts {
     pub files: Vec<FileEntry>,
     /// Content of text files (JSON, Jinja, Python, Markdown) up to a size cap.
     pub contents: BTreeMap<String, Vec<u8>>,
+    /// The tokenizer that the weights' own files carry, if they do.
+    pub embedded_tokenizer: Option<EmbeddedTokenizer>,
 }
 
 impl Artefacts {

@@ -15,7 +15,7 @@ pub struct Model {
     pub label: String,
     /// Files that are not weights, and digests of all.
     pub artefacts: Artefacts,
-    /// `config.json`, if there is one.
+    /// `config.json`, else what the checkpoint's own files state in its keys.
     pub config: Option<Value>,
     /// Checkpoint format id, `none` where there are no weights.
     pub format: String,
@@ -39,7 +39,7 @@ impl Model {
     pub fn new(
         label: impl Into<String>,
         checkpoint: Checkpoint,
-        artefacts: Artefacts,
+        mut artefacts: Artefacts,
     ) -> Result<Self, ArchError> {
         let mut notes = checkpoint.notes;
         let config = match artefacts.json("config.json") {
@@ -49,6 +49,8 @@ impl Model {
                 None
             }
         };
+        let config = config.or(checkpoint.config);
+        artefacts.embedded_tokenizer = checkpoint.tokenizer;
         let components = split::components(&checkpoint.tensors, config.as_ref(), &mut notes)?;
         Ok(Self {
             label: label.into(),

@@ -6,10 +6,13 @@
 
 pub mod digest;
 mod error;
+mod gguf;
 mod index;
 mod safetensors;
+mod tokenizer;
 
 pub use error::CheckpointError;
+pub use tokenizer::{EmbeddedToken, EmbeddedTokenizer};
 
 use crate::source::bytes::ByteSource;
 use crate::tensor::{Tensor, TensorBytes, TensorError};
@@ -50,6 +53,10 @@ pub struct Checkpoint {
     pub declared: Option<DeclaredIndex>,
     /// Free-form metadata of the files' headers.
     pub metadata: BTreeMap<String, String>,
+    /// What the files themselves state of the architecture, in the keys of a `config.json`.
+    pub config: Option<serde_json::Value>,
+    /// The tokenizer that the files carry, if they do.
+    pub tokenizer: Option<EmbeddedTokenizer>,
     /// Shards that the index names, if none of them is there.
     pub missing_shards: Vec<String>,
     /// What was seen and left aside, in sentences.
@@ -72,7 +79,7 @@ pub trait Format: Sync {
 }
 
 /// Every format, in the order in which they are tried.
-pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors];
+pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &gguf::Gguf];
 
 /// Opens the checkpoint among the files of a model. Files without weights are no error: names,
 /// config and tokenizer can still be compared.
@@ -86,7 +93,15 @@ pub fn open(files: &[CheckpointFile]) -> Result<Checkpoint, CheckpointError> {
             ..Checkpoint::default()
         });
     };
-    let checkpoint = format.open(files)?;
+    let mut checkpoint = format.open(files)?;
+    for other in FORMATS {
+        if other.id() != format.id() && other.claims(files) {
+            checkpoint.notes.push(format!(
+                "files in the format {} beside the checkpoint were digested and not examined",
+                other.id()
+            ));
+        }
+    }
     let mut seen: HashMap<&str, &str> = HashMap::with_capacity(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {
         if let Some(first) = seen.insert(tensor.name(), tensor.file()) {

@@ -245,6 +245,7 @@ mod tests {
         let artefacts = Artefacts {
             files: Vec::new(),
             contents: contents.into(),
+            ..Artefacts::default()
         };
         find(&artefacts).into_iter().map(|r| r.target).collect()
     }

@@ -110,7 +110,35 @@ impl TokenizerSettings {
                 .as_ref()
                 .and_then(|c| template(c.get("chat_template")?));
         }
+        read.take_embedded(artefacts);
         Ok(read)
+    }
+
+    /// Takes what the weights' own file carries, where no other file states it.
+    fn take_embedded(&mut self, artefacts: &Artefacts) {
+        let Some(embedded) = &artefacts.embedded_tokenizer else {
+            return;
+        };
+        self.files.push(embedded.file.clone());
+        self.take_added(
+            embedded
+                .added
+                .iter()
+                .take(MAX_ADDED)
+                .map(|token| AddedToken {
+                    id: token.id,
+                    content: token.text.clone(),
+                    special: token.special,
+                }),
+        );
+        for (key, text) in &embedded.special {
+            self.special
+                .entry(key.clone())
+                .or_insert_with(|| text.clone());
+        }
+        if self.chat_template.is_none() {
+            self.chat_template = embedded.chat_template.clone();
+        }
     }
 
     /// Takes over the `added_tokens` list of a `tokenizer.json`.
@@ -160,6 +188,7 @@ mod tests {
         Artefacts {
             files: Vec::new(),
             contents: contents.collect(),
+            ..Artefacts::default()
         }
     }
 

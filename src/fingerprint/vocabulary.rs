@@ -1,7 +1,8 @@
 //! The vocabulary of a tokenizer: tokens with their ids, merges in order, added and special tokens.
 //!
 //! Read from whichever file holds it (`tokenizer.json`, `vocab.json` with `merges.txt`, `vocab.txt`,
-//! a SentencePiece or tiktoken `tokenizer.model`). Nothing here tokenizes text.
+//! a SentencePiece or tiktoken `tokenizer.model`), else from what the weights' own file carries (GGUF).
+//! Nothing here tokenizes text.
 
 use super::sentencepiece;
 use super::tiktoken;
@@ -61,12 +62,36 @@ impl Vocabulary {
             special: settings.special,
             chat_template: settings.chat_template,
             kind: tokens.kind,
-            file: file.to_owned(),
+            file,
         }))
     }
 }
 
 fn tokens(
+    artefacts: &Artefacts,
+    settings: &mut TokenizerSettings,
+) -> Result<Option<(String, Tokens)>, ArtefactError> {
+    let found = tokens_of_files(artefacts, settings)?;
+    if let Some((file, tokens)) = found {
+        return Ok(Some((file.to_owned(), tokens)));
+    }
+    let Some(embedded) = &artefacts.embedded_tokenizer else {
+        return Ok(None);
+    };
+    let list = embedded.tokens.iter().map(|token| Some(token.clone()));
+    let ids = numbered(list).map_err(|problem| ArtefactError {
+        file: embedded.file.clone(),
+        problem,
+    })?;
+    let tokens = Tokens {
+        ids,
+        merges: embedded.merges.clone(),
+        kind: embedded.kind.clone(),
+    };
+    Ok(Some((embedded.file.clone(), tokens)))
+}
+
+fn tokens_of_files(
     artefacts: &Artefacts,
     settings: &mut TokenizerSettings,
 ) -> Result<Option<(&'static str, Tokens)>, ArtefactError> {
@@ -238,6 +263,7 @@ mod tests {
         Vocabulary::read(&Artefacts {
             files: Vec::new(),
             contents: contents.collect(),
+            ..Artefacts::default()
         })
     }
 
@@ -307,6 +333,37 @@ mod tests {
         let file = b"\x0a\x07\x0a\x05<unk>\x0a\x03\x0a\x01a";
         let read = read(&[("tokenizer.model", file)]).unwrap().unwrap();
         assert_eq!((read.kind.as_str(), read.ids["a"]), ("sentencepiece", 1));
+    }
+
+    #[test]
+    fn a_tokenizer_in_the_weights_file_is_read_where_no_other_file_holds_one() {
+        use crate::checkpoint::{EmbeddedToken, EmbeddedTokenizer};
+        let mut artefacts = Artefacts {
+            embedded_tokenizer: Some(EmbeddedTokenizer {
+                file: "m.gguf".to_owned(),
+                kind: "BPE".to_owned(),
+                tokens: vec!["a".to_owned(), "b".to_owned(), "<s>".to_owned()],
+                merges: vec!["a b".to_owned()],
+                added: vec![EmbeddedToken {
+                    id: 2,
+                    text: "<s>".to_owned(),
+                    special: true,
+                }],
+                special: [("bos_token".to_owned(), "<s>".to_owned())].into(),
+                chat_template: Some("T".to_owned()),
+            }),
+            ..Artefacts::default()
+        };
+        let read = Vocabulary::read(&artefacts).unwrap().unwrap();
+        assert_eq!((read.ids["b"], read.file.as_str()), (1, "m.gguf"));
+        assert_eq!((read.added[0].id, read.added[0].special), (2, true));
+        assert_eq!(read.special["bos_token"], "<s>");
+        assert_eq!(read.chat_template.as_deref(), Some("T"));
+        artefacts
+            .contents
+            .insert("vocab.txt".to_owned(), b"x\n".to_vec());
+        let read = Vocabulary::read(&artefacts).unwrap().unwrap();
+        assert_eq!(read.file, "vocab.txt");
     }
 
     #[test]

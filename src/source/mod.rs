@@ -86,7 +86,7 @@ pub fn resolve(
 }
 
 /// Extensions of weight files that a checkpoint format can read.
-const WEIGHT_EXTENSIONS: &[&str] = &["safetensors"];
+const WEIGHT_EXTENSIONS: &[&str] = &["safetensors", "gguf"];
 /// Extensions of the other files that evidence reads.
 const ARTEFACT_EXTENSIONS: &[&str] = &["json", "txt", "jinja", "py", "md", "model", "yaml", "yml"];
 
