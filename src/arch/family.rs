@@ -19,6 +19,10 @@ pub enum Rule {
     QkvPerGroup,
     /// Rows are gate, then up (Phi-3).
     GateUpBlocks,
+    /// The up projection, or gate then up where it has twice the rows that config states for one.
+    UpOrGateUp,
+    /// A stack of the role's matrices, one for each expert `[n_experts, rows, columns]`.
+    Experts(RoleKind),
     /// Known, and of no use as evidence (buffers such as `rotary_emb.inv_freq`).
     Ignored,
 }

@@ -11,6 +11,8 @@ pub mod model;
 pub mod role;
 pub mod split;
 
+mod fused;
+mod gguf;
 mod gpt2;
 mod gpt_neox;
 mod internlm2;
@@ -36,6 +38,7 @@ pub const ARCHITECTURES: &[Family] = &[
     meta_llama::META_LLAMA,
     gpt2::GPT2,
     gpt_neox::GPT_NEOX,
+    gguf::GGUF,
     vision::CLIP,
     vision::VIT_BLOCKS,
 ];

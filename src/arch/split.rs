@@ -6,6 +6,7 @@
 
 use super::component::{Component, ComponentKind, Norm, RoleBasis};
 use super::family::{Family, Rule};
+use super::fused::{Heads, qkv_rows};
 use super::role::{Part, Role, RoleKind};
 use super::{ARCHITECTURES, ArchError, infer};
 use crate::tensor::{Matrix, Tensor};
@@ -37,6 +38,9 @@ const VISION_SEGMENTS: &[&str] = &[
     "vit",
     "image_encoder",
 ];
+
+/// More experts in one layer than any published mixture has.
+const MAX_EXPERTS: usize = 4096;
 
 /// A tensor of a stack, its name taken apart.
 #[derive(Debug, Clone)]
@@ -89,7 +93,7 @@ fn member(index: usize, name: &str) -> Option<(String, Member)> {
             let mut stems = Vec::new();
             for piece in stem.split('.') {
                 match piece.parse::<u32>() {
-                    Ok(number) if expert.is_none() && stems.last() == Some(&"experts") => {
+                    Ok(number) if expert.is_none() && precedes_expert(stems.last()) => {
                         expert = Some(number);
                         stems.push("{}");
                     }
@@ -111,6 +115,11 @@ fn member(index: usize, name: &str) -> Option<(String, Member)> {
         at += segment.len() + 1;
     }
     None
+}
+
+/// Whether a number after this segment counts experts: `experts.3`, and `ffn_up.3` in old GGUF files.
+fn precedes_expert(segment: Option<&&str>) -> bool {
+    segment.is_some_and(|s| ["experts", "ffn_gate", "ffn_up", "ffn_down"].contains(s))
 }
 
 fn has_segment(name: &str, of: &[&str]) -> bool {
@@ -148,82 +157,6 @@ fn section(config: Option<&Value>, vision: bool) -> Option<&Value> {
     }
 }
 
-fn number(config: Option<&Value>, keys: &[&str]) -> Option<usize> {
-    let config = config?;
-    keys.iter()
-        .find_map(|key| config.get(key).and_then(Value::as_u64))
-        .and_then(|n| usize::try_from(n).ok())
-        .filter(|&n| n > 0)
-}
-
-/// Heads as config.json states them.
-#[derive(Debug, Clone, Copy)]
-struct Heads {
-    n_heads: Option<usize>,
-    n_kv_heads: Option<usize>,
-    head_dim: Option<usize>,
-}
-
-impl Heads {
-    fn read(config: Option<&Value>) -> Self {
-        let n_heads = number(config, &["num_attention_heads", "n_head", "num_heads"]);
-        Self {
-            n_heads,
-            n_kv_heads: number(config, &["num_key_value_heads"]).or(n_heads),
-            head_dim: number(config, &["head_dim"]),
-        }
-    }
-}
-
-/// Rows of q, k and v in a fused tensor of `n_rows` rows. `None` when the config does not say.
-fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<usize>; 3]> {
-    let (n_heads, n_kv_heads) = match (heads.n_heads, heads.n_kv_heads) {
-        (Some(n), Some(kv)) => (n, kv),
-        // Without a config, equal thirds are the only reading of plain blocks.
-        _ if rule == Rule::QkvBlocks && n_rows % 3 == 0 => (1, 1),
-        _ => return None,
-    };
-    let slots = n_heads.checked_add(n_kv_heads.checked_mul(2)?)?;
-    if n_rows % slots != 0 {
-        return None;
-    }
-    let head_dim = n_rows / slots;
-    if heads.head_dim.is_some_and(|stated| stated != head_dim) && heads.n_heads.is_some() {
-        return None;
-    }
-    let mut rows = [Vec::new(), Vec::new(), Vec::new()];
-    match rule {
-        Rule::QkvBlocks => {
-            let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
-            rows = [
-                (0..q).collect(),
-                (q..q + kv).collect(),
-                (q + kv..q + 2 * kv).collect(),
-            ];
-        }
-        Rule::QkvPerHead if n_heads == n_kv_heads => {
-            for head in 0..n_heads {
-                for (part, rows) in rows.iter_mut().enumerate() {
-                    let start = (head * 3 + part) * head_dim;
-                    rows.extend(start..start + head_dim);
-                }
-            }
-        }
-        Rule::QkvPerGroup if n_heads % n_kv_heads == 0 => {
-            let per_group = n_heads / n_kv_heads;
-            for group in 0..n_kv_heads {
-                let start = group * (per_group + 2) * head_dim;
-                rows[0].extend(start..start + per_group * head_dim);
-                rows[1].extend(start + per_group * head_dim..start + (per_group + 1) * head_dim);
-                rows[2]
-                    .extend(start + (per_group + 1) * head_dim..start + (per_group + 2) * head_dim);
-            }
-        }
-        _ => return None,
-    }
-    Some(rows)
-}
-
 /// Names the roles of one tensor by its family's rule.
 fn apply_rule(
     rule: Rule,
@@ -248,7 +181,29 @@ fn apply_rule(
         expert: member.expert,
         part: member.part,
     };
+    let rule = match rule {
+        Rule::UpOrGateUp => {
+            let fused = heads
+                .intermediate_size
+                .is_some_and(|n| Some(matrix.n_rows()) == n.checked_mul(2));
+            if fused {
+                Rule::GateUpBlocks
+            } else {
+                Rule::One(RoleKind::Up)
+            }
+        }
+        other => other,
+    };
     match rule {
+        Rule::Experts(kind) => {
+            if tensor.shape().len() != 3 || member.part == Part::Bias {
+                return Ok(());
+            }
+            for expert in 0..tensor.shape()[0].min(MAX_EXPERTS) {
+                let slice = Matrix::slice_of_stack(tensor.clone(), expert)?;
+                roles.insert(role(kind).of_expert(Some(expert as u32)), slice);
+            }
+        }
         Rule::One(kind) => {
             let expected_dims = if kind.is_norm() || member.part == Part::Bias {
                 1
@@ -297,7 +252,7 @@ fn apply_rule(
                 None => {}
             }
         }
-        Rule::Ignored => {}
+        Rule::Ignored | Rule::UpOrGateUp => {}
     }
     Ok(())
 }
@@ -314,8 +269,15 @@ fn parents(prefix: &str) -> Vec<&str> {
     parents
 }
 
-/// The norm convention that a config states for a family.
-fn norm_of(family: &Family, config: Option<&Value>) -> Norm {
+/// The norm convention that a config states for a family. Norms with a bias are LayerNorms, whatever
+/// the family's usual norm.
+fn norm_of(family: &Family, config: Option<&Value>, roles: &BTreeMap<Role, Matrix>) -> Norm {
+    if roles
+        .keys()
+        .any(|role| role.kind == RoleKind::AttentionNorm && role.part == Part::Bias)
+    {
+        return Norm::Layer;
+    }
     let model_type = config
         .and_then(|c| c.get("model_type"))
         .and_then(Value::as_str);
@@ -365,7 +327,7 @@ fn named_component(
         kind,
         prefix: stack.prefix.clone(),
         family: family.id.to_owned(),
-        norm: norm_of(family, config),
+        norm: norm_of(family, config, &roles),
         basis: RoleBasis::Names,
         roles,
         tensors: stack

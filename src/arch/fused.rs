@@ -1,0 +1,82 @@
+//! Heads and units as config states them, and which rows of a fused tensor are q, k and v.
+
+use super::family::Rule;
+use serde_json::Value;
+
+fn number(config: Option<&Value>, keys: &[&str]) -> Option<usize> {
+    let config = config?;
+    keys.iter()
+        .find_map(|key| config.get(key).and_then(Value::as_u64))
+        .and_then(|n| usize::try_from(n).ok())
+        .filter(|&n| n > 0)
+}
+
+/// Heads and units as config.json states them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub n_heads: Option<usize>,
+    pub n_kv_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub intermediate_size: Option<usize>,
+}
+
+impl Heads {
+    pub(super) fn read(config: Option<&Value>) -> Self {
+        let n_heads = number(config, &["num_attention_heads", "n_head", "num_heads"]);
+        Self {
+            n_heads,
+            n_kv_heads: number(config, &["num_key_value_heads"]).or(n_heads),
+            head_dim: number(config, &["head_dim"]),
+            intermediate_size: number(config, &["intermediate_size"]),
+        }
+    }
+}
+
+/// Rows of q, k and v in a fused tensor of `n_rows` rows. `None` when the config does not say.
+pub(super) fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<usize>; 3]> {
+    let (n_heads, n_kv_heads) = match (heads.n_heads, heads.n_kv_heads) {
+        (Some(n), Some(kv)) => (n, kv),
+        // Without a config, equal thirds are the only reading of plain blocks.
+        _ if rule == Rule::QkvBlocks && n_rows % 3 == 0 => (1, 1),
+        _ => return None,
+    };
+    let slots = n_heads.checked_add(n_kv_heads.checked_mul(2)?)?;
+    if n_rows % slots != 0 {
+        return None;
+    }
+    let head_dim = n_rows / slots;
+    if heads.head_dim.is_some_and(|stated| stated != head_dim) && heads.n_heads.is_some() {
+        return None;
+    }
+    let mut rows = [Vec::new(), Vec::new(), Vec::new()];
+    match rule {
+        Rule::QkvBlocks => {
+            let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
+            rows = [
+                (0..q).collect(),
+                (q..q + kv).collect(),
+                (q + kv..q + 2 * kv).collect(),
+            ];
+        }
+        Rule::QkvPerHead if n_heads == n_kv_heads => {
+            for head in 0..n_heads {
+                for (part, rows) in rows.iter_mut().enumerate() {
+                    let start = (head * 3 + part) * head_dim;
+                    rows.extend(start..start + head_dim);
+                }
+            }
+        }
+        Rule::QkvPerGroup if n_heads % n_kv_heads == 0 => {
+            let per_group = n_heads / n_kv_heads;
+            for group in 0..n_kv_heads {
+                let start = group * (per_group + 2) * head_dim;
+                rows[0].extend(start..start + per_group * head_dim);
+                rows[1].extend(start + per_group * head_dim..start + (per_group + 1) * head_dim);
+                rows[2]
+                    .extend(start + (per_group + 1) * head_dim..start + (per_group + 2) * head_dim);
+            }
+        }
+        _ => return None,
+    }
+    Some(rows)
+}
