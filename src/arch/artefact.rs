@@ -2,7 +2,7 @@
 //!
 //! Evidence reads artefacts through this type; where the files came from is `source`'s business.
 
-use crate::checkpoint::EmbeddedTokenizer;
+pub use crate::checkpoint::{EmbeddedToken, EmbeddedTokenizer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 

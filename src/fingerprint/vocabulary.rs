@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_tokenizer_in_the_weights_file_is_read_where_no_other_file_holds_one() {
-        use crate::checkpoint::{EmbeddedToken, EmbeddedTokenizer};
+        use crate::arch::artefact::{EmbeddedToken, EmbeddedTokenizer};
         let mut artefacts = Artefacts {
             embedded_tokenizer: Some(EmbeddedTokenizer {
                 file: "m.gguf".to_owned(),

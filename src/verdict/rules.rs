@@ -175,11 +175,14 @@ fn copies(records: &[&TestRecord]) -> Option<Judged> {
     let equal = get("fraction-values-equal")?;
     let bytes = get("fraction-chunk-bytes-equal")?;
     let renamed = effect(records, "tensor-correspondence", "n-renamed").unwrap_or(0.0);
+    let rounded = get("fraction-values-equal-after-rounding")? >= 1.0;
+    let rounded_reversed =
+        get("fraction-values-equal-after-rounding-reversed").is_some_and(|f| f >= 1.0);
     let relation = if bytes >= 1.0 && renamed == 0.0 {
         Relation::Identical
     } else if equal >= 1.0 {
         Relation::Repackaged
-    } else if get("fraction-values-equal-after-rounding")? >= 1.0 {
+    } else if rounded || rounded_reversed {
         Relation::Quantized
     } else {
         return None;
@@ -188,6 +191,7 @@ fn copies(records: &[&TestRecord]) -> Option<Judged> {
         relation,
         operations: match relation {
             Relation::Identical => Vec::new(),
+            Relation::Quantized => vec![words::rounding(rounded, renamed)],
             other => vec![words::operation(other, &[("n_tensors_renamed", renamed)])],
         },
         strength: Strength::ExtremelyStrong,

@@ -32,7 +32,6 @@ pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Opera
         Relation::Repackaged => {
             "The same values under other names, in other files or another dtype."
         }
-        Relation::Quantized => "The same values rounded to a coarser dtype.",
         Relation::FineTuned => {
             "The same units in the same order, changed by more than noise: trained further."
         }
@@ -47,6 +46,28 @@ pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Opera
             .map(|(name, value)| ((*name).to_owned(), *value))
             .collect(),
         description: description.to_owned(),
+    }
+}
+
+/// The step that rounded; `in_candidate` says which of the two is the coarser.
+pub(super) fn rounding(in_candidate: bool, n_tensors_renamed: f64) -> Operation {
+    let (coarse, fine) = if in_candidate {
+        ("candidate", "reference")
+    } else {
+        ("reference", "candidate")
+    };
+    Operation {
+        relation: Relation::Quantized,
+        parameters: [
+            ("n_tensors_renamed", n_tensors_renamed),
+            ("rounded_in_candidate", f64::from(u8::from(in_candidate))),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect(),
+        description: format!(
+            "The {coarse} holds the values of the {fine}, rounded to a coarser dtype."
+        ),
     }
 }
 
@@ -117,7 +138,7 @@ fn sentence(relation: Relation) -> &'static str {
         Relation::Repackaged => {
             "The candidate holds the values of the reference in another packaging."
         }
-        Relation::Quantized => "The candidate is the reference, rounded to a coarser dtype.",
+        Relation::Quantized => "The two are one model but for rounding to a coarser dtype.",
         Relation::Noised => "The two are one model but for random noise.",
         Relation::FineTuned => {
             "The candidate was trained further from the reference (or the reverse)."
@@ -163,12 +184,14 @@ pub(super) fn conclusion(component: &str, judged: Judged) -> Conclusion {
         summary.push(' ');
         summary.push_str(&step.description);
     }
-    // How it was disguised, or which of the two has the noise, is not in the relation's sentence.
-    if matches!(judged.relation, Relation::Disguised | Relation::Noised)
-        && let Some(step) = judged
-            .operations
-            .iter()
-            .find(|s| s.relation == judged.relation)
+    // How it was disguised, or which of the two has the noise or the coarser values, is not in the relation's sentence.
+    if matches!(
+        judged.relation,
+        Relation::Disguised | Relation::Noised | Relation::Quantized
+    ) && let Some(step) = judged
+        .operations
+        .iter()
+        .find(|s| s.relation == judged.relation)
     {
         summary.push(' ');
         summary.push_str(&step.description);
