@@ -37,11 +37,11 @@ pub(super) fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<u
     let (n_heads, n_kv_heads) = match (heads.n_heads, heads.n_kv_heads) {
         (Some(n), Some(kv)) => (n, kv),
         // Without a config, equal thirds are the only reading of plain blocks.
-        _ if rule == Rule::QkvBlocks && n_rows % 3 == 0 => (1, 1),
+        _ if rule == Rule::QkvBlocks && n_rows.is_multiple_of(3) => (1, 1),
         _ => return None,
     };
     let slots = n_heads.checked_add(n_kv_heads.checked_mul(2)?)?;
-    if n_rows % slots != 0 {
+    if !n_rows.is_multiple_of(slots) {
         return None;
     }
     let head_dim = n_rows / slots;

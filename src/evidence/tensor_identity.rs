@@ -173,9 +173,8 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
             values.add(equal_values(a, b, start..end)?);
         }
     }
-    let is_change = values.n_spread > 0
-        && values.n_equal < n as u64
-        && !(values.spread / values.n_spread as f64 >= FILLS_THE_BOUNDS);
+    let fills_the_bounds = values.spread >= FILLS_THE_BOUNDS * values.n_spread as f64;
+    let is_change = values.n_equal < n as u64 && !fills_the_bounds;
     counts.n_equal_rounded += values.n_rounded;
     counts.n_equal_reversed += if is_change {
         values.n_equal

@@ -214,7 +214,7 @@ fn place_one<'a>(
         let found = format!("the dimensions {:?}", entry.dimensions);
         return Err(wrong(file, entry, expected, found));
     }
-    if entry.offset % alignment != 0 {
+    if !entry.offset.is_multiple_of(alignment) {
         let expected = format!("an offset that is a multiple of {alignment}");
         return Err(wrong(file, entry, expected, entry.offset.to_string()));
     }
@@ -303,9 +303,11 @@ fn make(
         } else {
             metadata.of_layer(&key("head_count_kv"), layer).or(n_query)
         };
-        let head_dim = n_heads.filter(|n| n_rows % n == 0).map(|n| n_rows / n);
-        match head_dim.filter(|dim| dim % 2 == 0) {
-            Some(head_dim) if (tensor.end - tensor.start) % n_rows as u64 == 0 => {
+        let head_dim = n_heads
+            .filter(|n| n_rows.is_multiple_of(*n))
+            .map(|n| n_rows / n);
+        match head_dim.filter(|dim| dim.is_multiple_of(2)) {
+            Some(head_dim) if (tensor.end - tensor.start).is_multiple_of(n_rows as u64) => {
                 source = Arc::new(Deinterleaved {
                     stored: source,
                     offset,

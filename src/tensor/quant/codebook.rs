@@ -64,11 +64,11 @@ pub(super) fn iq4_xs(block: &[u8], put: &mut impl Put) {
         let scale = d * (i32::from(lower | upper << 4) - 32) as f32;
         for i in 32 * s..32 * (s + 1) {
             let code = nibble(codes, i, 16);
-            // The ends move by half a unit of the stored scale.
-            let moved = match code {
-                0 | 15 => 64.0 * d.abs(),
-                _ if scale == 0.0 => 64.0 * d.abs(),
-                _ => 0.0,
+            // The ends move with what storing the scale lost: a code of 6 bits under an f16.
+            let moved = if code == 0 || code == 15 || scale == 0.0 {
+                127.0 * (d.abs() + 33.0 * f16_slack(block, 0))
+            } else {
+                0.0
             };
             let bound = scale.abs() * IQ4_BOUNDS[code] + moved;
             put(i, scale * f32::from(IQ4[code]), bound);
@@ -95,7 +95,7 @@ pub(super) fn tq1_0(block: &[u8], put: &mut impl Put) {
             _ => (48 + i % 4, (i - 240) / 4),
         };
         let shifted = block[byte].wrapping_mul(POWERS[digit]);
-        (u16::from(shifted) * 3 >> 8) as u8
+        ((u16::from(shifted) * 3) >> 8) as u8
     });
 }
 

@@ -235,6 +235,12 @@ mod tests {
         assert_eq!(slack(0.0), 2f32.powi(-25));
     }
 
+    fn data(name: &str) -> serde_json::Value {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/gguf");
+        let text = std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
     fn from_hex(text: &str) -> Vec<u8> {
         (0..text.len() / 2)
             .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
@@ -243,9 +249,7 @@ mod tests {
 
     #[test]
     fn values_are_those_of_the_reference_bit_for_bit() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/gguf/blocks.json");
-        let reference: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let reference = data("blocks.json");
         let cases = reference["cases"].as_array().unwrap();
         for block in BlockType::all() {
             let name = block.name();
@@ -265,5 +269,49 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_the_published_quantizers_round_lies_within_the_bounds_and_what_was_moved_does_not() {
+        let data = data("quantized.json");
+        let values = from_hex(data["values"].as_str().unwrap());
+        let values: Vec<f32> = values
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect();
+        let mut wrong = Vec::new();
+        for case in data["cases"].as_array().unwrap() {
+            let name = case["type"].as_str().unwrap();
+            let block = BlockType::all().find(|b| b.name() == name).unwrap();
+            let bytes = from_hex(case["blocks"].as_str().unwrap());
+            let mut found = vec![f32::NAN; values.len()];
+            let mut bounds = vec![f32::NAN; values.len()];
+            block.dequantize(&bytes, &mut found);
+            assert!(block.rounding_bounds(&bytes, &mut bounds));
+            let outside = |moved: f32| {
+                let all = values.iter().zip(&found).zip(&bounds);
+                all.filter(|((value, found), bound)| {
+                    let moved = (*value + moved * *bound) - *found;
+                    !(moved.abs() <= **bound)
+                })
+                .count()
+            };
+            // A change of a third of the bound pushes many values over their edge.
+            let (n, n_moved) = (outside(0.0), outside(0.33));
+            if n > 0 || n_moved * 50 < values.len() {
+                wrong.push(format!(
+                    "{name} by {}: {n} outside, {n_moved} moved",
+                    case["by"]
+                ));
+            }
+        }
+        assert!(
+            wrong.is_empty(),
+            "of {}: {}",
+            values.len(),
+            wrong.join("; ")
+        );
     }
 }
