@@ -356,6 +356,7 @@ mod tests {
         };
         let read = Vocabulary::read(&artefacts).unwrap().unwrap();
         assert_eq!((read.ids["b"], read.file.as_str()), (1, "m.gguf"));
+        assert_eq!(read.merges, ["a b"]);
         assert_eq!((read.added[0].id, read.added[0].special), (2, true));
         assert_eq!(read.special["bos_token"], "<s>");
         assert_eq!(read.chat_template.as_deref(), Some("T"));

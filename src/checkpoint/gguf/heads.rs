@@ -9,8 +9,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Architectures (`general.architecture`) whose q and k the converter re-orders. Others store them as
-/// published, or were published interleaved.
+/// Architectures (`general.architecture`) whose q and k the converter re-orders (`permute` in
+/// <https://github.com/ggml-org/llama.cpp/tree/master/conversion>). Others store them as published, or
+/// were published interleaved. Files made of Meta's or Mistral's own format hold these as well, in the order
+/// that the originals have there; they too come out in the order of `transformers`.
 const INTERLEAVED: &[&str] = &[
     "llama",
     "mistral3",
@@ -27,6 +29,7 @@ const INTERLEAVED: &[&str] = &[
     "deepseek",
     "bailingmoe",
     "arctic",
+    "llada",
 ];
 
 /// Whether q and k of an architecture are stored interleaved.
