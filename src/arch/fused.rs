@@ -66,7 +66,7 @@ pub(super) fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<u
                 }
             }
         }
-        Rule::QkvPerGroup if n_heads % n_kv_heads == 0 => {
+        Rule::QkvPerGroup if n_heads.is_multiple_of(n_kv_heads) => {
             let per_group = n_heads / n_kv_heads;
             for group in 0..n_kv_heads {
                 let start = group * (per_group + 2) * head_dim;

@@ -223,7 +223,7 @@ fn apply_rule(
         }
         Rule::GateUpBlocks => {
             let half = matrix.n_rows() / 2;
-            if matrix.n_rows() % 2 != 0 {
+            if !matrix.n_rows().is_multiple_of(2) {
                 return Err(ArchError::Shape {
                     tensor: tensor.name().to_owned(),
                     role: "gate and up".to_owned(),

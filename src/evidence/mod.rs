@@ -31,6 +31,7 @@ mod name_pairing;
 mod norm_vectors;
 mod odd_tokens;
 mod residual_noise;
+mod rounding;
 mod shared_initialisation;
 mod specific_names;
 mod tensor_correspondence;

@@ -7,12 +7,12 @@
 
 use super::context::{EvidenceError, Settings};
 use super::pair::ComponentPair;
-use super::record::{Detail, Observation, TestRecord};
+use super::record::{Detail, TestRecord};
+use super::rounding::{self, Values};
 use super::spec::{Need, Scope, TestSpec};
 use super::{Run, Test};
 use crate::tensor::{DType, Tensor, TensorError};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 static SPEC: TestSpec = TestSpec {
     id: "tensor-identity",
@@ -50,100 +50,6 @@ struct Counts {
     n_equal_reversed: u64,
 }
 
-/// Counts over a range of one pair of tensors.
-#[derive(Debug, Default, Clone, Copy)]
-struct Values {
-    n_equal: u64,
-    n_rounded: u64,
-    n_reversed: u64,
-    /// Sum of |difference| ÷ bound, over the values of a block-quantized reference, and their number.
-    spread: f64,
-    n_spread: u64,
-}
-
-impl Values {
-    fn add(&mut self, other: Self) {
-        self.n_equal += other.n_equal;
-        self.n_rounded += other.n_rounded;
-        self.n_reversed += other.n_reversed;
-        self.spread += other.spread;
-        self.n_spread += other.n_spread;
-    }
-}
-
-/// Whether the candidate's value is what rounding the reference's to its dtype gives (or equals it).
-fn rounds_to(value: f32, found: f32, dtype: DType) -> bool {
-    value.to_bits() == found.to_bits() || dtype.round(value).to_bits() == found.to_bits()
-}
-
-/// Above this share of the candidate's bound, the reference's own rounding is no excuse: a change of
-/// less than its step could hide in it.
-const FINER: f32 = 0.25;
-
-/// How far the candidate's values may lie from those of the reference if they are their rounding;
-/// `None` where the candidate is not block-quantized or its scheme states no bound.
-fn bounds(a: &Tensor, b: &Tensor, range: Range<usize>) -> Result<Option<Vec<f32>>, TensorError> {
-    let Some(mut bounds) = b.read_rounding_bounds(range.clone())? else {
-        return Ok(None);
-    };
-    // Two quantizations of one original differ by the sum of what each of them lost.
-    if let Some(finer) = a.read_rounding_bounds(range)? {
-        for (bound, finer) in bounds.iter_mut().zip(finer) {
-            *bound += if finer <= FINER * *bound { finer } else { 0.0 };
-        }
-    }
-    Ok(Some(bounds))
-}
-
-/// What rounding loses fills the bounds: |difference| ÷ bound is ½ in the mean. Training that stays within
-/// the bounds of every value does not: a Gaussian change does so for 10⁵ values only below 0.18.
-const FILLS_THE_BOUNDS: f64 = 0.35;
-
-/// Elements of a range that are equal, and those that are equal after rounding either of the two.
-fn equal_values(a: &Tensor, b: &Tensor, range: Range<usize>) -> Result<Values, TensorError> {
-    let (x, y) = (
-        a.read_elements(range.clone())?,
-        b.read_elements(range.clone())?,
-    );
-    let forward = bounds(a, b, range.clone())?;
-    let backward = match b.dtype() {
-        DType::Block(_) => None,
-        _ => a.read_rounding_bounds(range)?,
-    };
-    let mut values = Values::default();
-    for (i, (&p, &q)) in x.iter().zip(&y).enumerate() {
-        let equal = p.to_bits() == q.to_bits();
-        let difference = (p - q).abs();
-        values.n_equal += u64::from(equal);
-        values.n_rounded += u64::from(match &forward {
-            Some(bounds) => equal || difference <= bounds[i],
-            None => rounds_to(p, q, b.dtype()),
-        });
-        values.n_reversed += u64::from(match &backward {
-            Some(bounds) => equal || difference <= bounds[i],
-            None => rounds_to(q, p, a.dtype()),
-        });
-        // Blocks of zeros lose nothing when they are rounded.
-        if let Some(bounds) = &backward
-            && (p != 0.0 || q != 0.0)
-        {
-            values.spread += f64::from(difference / bounds[i]);
-            values.n_spread += 1;
-        }
-    }
-    Ok(values)
-}
-
-/// `n` values whose bytes are equal.
-fn same(n: u64) -> Values {
-    Values {
-        n_equal: n,
-        n_rounded: n,
-        n_reversed: n,
-        ..Values::default()
-    }
-}
-
 /// Compares two tensors of equal shape. `rounded` counts values equal after rounding to the candidate's dtype.
 fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorError> {
     let n = a.n_elements();
@@ -158,7 +64,7 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
             let len = (end - start) as u64;
             if x == y {
                 counts.n_equal_bytes += x.len() as u64;
-                values.add(same(len));
+                values.add(Values::same(len));
                 continue;
             }
             let width = dtype.size_bytes();
@@ -168,19 +74,13 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
                 .filter(|(p, q)| p == q)
                 .count()
                 * dtype.block_elements();
-            values.add(same(n_same as u64));
+            values.add(Values::same(n_same as u64));
         } else {
-            values.add(equal_values(a, b, start..end)?);
+            values.add(rounding::compare(a, b, start..end)?);
         }
     }
-    let fills_the_bounds = values.spread >= FILLS_THE_BOUNDS * values.n_spread as f64;
-    let is_change = values.n_equal < n as u64 && !fills_the_bounds;
-    counts.n_equal_rounded += values.n_rounded;
-    counts.n_equal_reversed += if is_change {
-        values.n_equal
-    } else {
-        values.n_reversed
-    };
+    counts.n_equal_rounded += values.n_rounded();
+    counts.n_equal_reversed += values.n_reversed();
     counts.n_elements += n as u64;
     counts.n_bytes += b.size_bytes();
     counts.n_equal += values.n_equal;
@@ -197,42 +97,10 @@ fn worth_reading(a: &Tensor, b: &Tensor) -> Result<bool, TensorError> {
     }
     let mut equal = 0;
     for start in [0, n / 2, n - 256] {
-        let found = equal_values(a, b, start..start + 256)?;
-        equal += found.n_rounded.max(found.n_reversed);
+        let found = rounding::compare(a, b, start..start + 256)?;
+        equal += found.n_within();
     }
     Ok(equal >= 24)
-}
-
-/// What a reader should know of block-quantized tensors of the candidate.
-fn quantized(n_by_scheme: &BTreeMap<&str, (u64, bool)>) -> Vec<Observation> {
-    n_by_scheme
-        .iter()
-        .map(|(scheme, (n, has_bounds))| {
-            let what = format!("{n} tensors of the candidate are stored as {scheme}");
-            let (code, message) = if *has_bounds {
-                (
-                    "block-quantized",
-                    format!(
-                        "{what}; a value counts as rounding of the reference's if it lies within half \
-                         a step of its block's codes and what the rounding of the scale adds."
-                    ),
-                )
-            } else {
-                (
-                    "block-quantized-without-bound",
-                    format!(
-                        "{what}, whose codes stand for several values at once: how far rounding moves a \
-                         value is not bounded, so that rounding cannot be told from a change."
-                    ),
-                )
-            };
-            Observation {
-                code: code.to_owned(),
-                message,
-                file: None,
-            }
-        })
-        .collect()
 }
 
 fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> {
@@ -282,7 +150,7 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
         .with_effect("n-tensors-equal", counts.n_equal_tensors as f64)
         .with_effect("fraction-tensors-paired", counts.n_tensors as f64 / n_all);
     if !by_scheme.is_empty() {
-        record = record.with_detail(Detail::Observations(quantized(&by_scheme)));
+        record = record.with_detail(Detail::Observations(rounding::observations(&by_scheme)));
     }
     Ok(match n_skipped {
         0 => record,
