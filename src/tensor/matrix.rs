@@ -225,6 +225,31 @@ impl Matrix {
         self.gather(&range.collect::<Vec<usize>>())
     }
 
+    /// For rows of a range, how far from its value each can have been before it was rounded to its code:
+    /// `[range.len(), n_cols]`, f32 (see [`Tensor::read_rounding_bounds`]). `None` where the type states no
+    /// bound, and for transposed views, whose rows share their blocks with others.
+    ///
+    /// # Errors
+    /// When a row does not exist or cannot be read.
+    pub fn rounding_bounds(&self, range: Range<usize>) -> Result<Option<Array2<f32>>, TensorError> {
+        if self.transposed {
+            return Ok(None);
+        }
+        if range.end > self.n_rows() {
+            return Err(TensorError::index(&self.tensor, range.end, self.n_rows()));
+        }
+        let n_cols = self.n_cols();
+        let mut bounds = Array2::zeros((range.len(), n_cols));
+        for (row, mut out) in range.zip(bounds.rows_mut()) {
+            let start = self.stored_row(row)? * n_cols;
+            match self.tensor.read_rounding_bounds(start..start + n_cols)? {
+                Some(row) => out.assign(&ndarray::ArrayView1::from(&row)),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(bounds))
+    }
+
     /// All rows. Takes as much memory as the matrix has values: for those known to be small.
     ///
     /// # Errors
@@ -298,6 +323,32 @@ mod tests {
             assert!(error.contains("memory: t: expected finite"), "{error}");
             assert!(matrix.transposed().all().is_err());
         }
+    }
+
+    #[test]
+    fn bounds_follow_the_rows_of_the_view() {
+        use crate::tensor::store::tests::InMemory;
+        use crate::tensor::{BlockType, DType};
+        let dtype = DType::Block(BlockType::Q8_0);
+        let mut bytes = vec![0; 2 * 34];
+        // Scales 1 and 2.
+        bytes[1] = 0x3c;
+        bytes[35] = 0x40;
+        let file = Arc::new(InMemory(bytes));
+        let tensor_ = Tensor::new("t".into(), dtype, vec![2, 32], file, 0).unwrap();
+        let matrix = Matrix::new(tensor_).unwrap().select_rows(&[1, 0]).unwrap();
+        let bounds = matrix.rounding_bounds(0..2).unwrap().unwrap();
+        assert!((bounds[(0, 0)] - 1.0).abs() < 0.01 && (bounds[(1, 31)] - 0.5).abs() < 0.01);
+        assert!(
+            matrix
+                .clone()
+                .transposed()
+                .rounding_bounds(0..1)
+                .unwrap()
+                .is_none()
+        );
+        assert!(matrix.rounding_bounds(1..3).is_err());
+        assert!(counting(2, 2).rounding_bounds(0..1).unwrap().is_none());
     }
 
     #[test]

@@ -294,7 +294,7 @@ mod tests {
                 let all = values.iter().zip(&found).zip(&bounds);
                 all.filter(|((value, found), bound)| {
                     let moved = (*value + moved * *bound) - *found;
-                    !(moved.abs() <= **bound)
+                    moved.abs() > **bound || moved.is_nan()
                 })
                 .count()
             };
