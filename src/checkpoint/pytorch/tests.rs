@@ -1,0 +1,1 @@
+//! Streams and archives made by hand: what is refused, and that refusing is quick.
