@@ -86,13 +86,21 @@ pub fn resolve(
 }
 
 /// Extensions of weight files that a checkpoint format can read.
-const WEIGHT_EXTENSIONS: &[&str] = &["safetensors"];
+const WEIGHT_EXTENSIONS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt"];
+/// Beginnings of the names of files that a training run leaves in PyTorch's format beside the weights.
+const TRAINING_STATE: &[&str] = &[
+    "optimizer",
+    "rng_state",
+    "scaler",
+    "scheduler",
+    "training_args",
+];
 /// Extensions of the other files that evidence reads.
 const ARTEFACT_EXTENSIONS: &[&str] = &["json", "txt", "jinja", "py", "md", "model", "yaml", "yml"];
 
 /// Whether an audit reads this file of a published repository: weights in a format that is read here,
-/// configuration, tokenizer, code and model card. Optimiser states, images and other formats of the
-/// same weights are left where they are.
+/// configuration, tokenizer, code and model card. Optimiser states, images and formats that are not
+/// read are left where they are. Of several formats of the same weights [`needed`] chooses one.
 pub fn is_needed(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let Some((_, extension)) = name.rsplit_once('.') else {
@@ -101,9 +109,35 @@ pub fn is_needed(path: &str) -> bool {
     // Consolidated copies and exports beside the main checkpoint repeat the same weights.
     let nested = path.contains('/');
     if WEIGHT_EXTENSIONS.contains(&extension) {
-        return !nested;
+        return !nested && !TRAINING_STATE.iter().any(|start| name.starts_with(start));
     }
     ARTEFACT_EXTENSIONS.contains(&extension)
+}
+
+/// The files of a model that an audit reads, of all its `paths`, in their order: those that are
+/// needed ([`is_needed`]), without repetitions of the weights in another format. safetensors files
+/// are preferred to PyTorch's; of PyTorch's, `pytorch_model.bin` and its shards to others.
+pub fn needed<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut chosen: Vec<&str> = paths.into_iter().filter(|path| is_needed(path)).collect();
+    // Rank of a file's format; `None` for what is no weights.
+    let rank = |path: &str| {
+        let (_, extension) = path.rsplit_once('.')?;
+        if !WEIGHT_EXTENSIONS.contains(&extension) {
+            return None;
+        }
+        Some(match extension {
+            // Adapters change a model and are none: they outrank nothing.
+            "safetensors" if !path.starts_with("adapter_") => 0,
+            "bin" if path == "pytorch_model.bin" || path.starts_with("pytorch_model-") => 1,
+            _ => 2,
+        })
+    };
+    let best = chosen.iter().filter_map(|path| rank(path)).min();
+    chosen.retain(|path| {
+        let beside = best == Some(0) && path.ends_with(".safetensors");
+        beside || rank(path).is_none_or(|rank| Some(rank) == best)
+    });
+    chosen
 }
 
 #[cfg(test)]
@@ -130,8 +164,15 @@ mod tests {
     #[test]
     fn other_formats_optimiser_states_and_pictures_are_left() {
         for path in [
-            "pytorch_model.bin",
             "optimizer.pt",
+            "optimizer.bin",
+            "scheduler.pt",
+            "scaler.pt",
+            "rng_state.pth",
+            "rng_state_7.pth",
+            "training_args.bin",
+            "original/consolidated.00.pth",
+            "model.gguf",
             "figures/plot.png",
             "onnx/model.onnx",
             "original/model.safetensors",
@@ -139,5 +180,36 @@ mod tests {
         ] {
             assert!(!is_needed(path), "{path}");
         }
+    }
+
+    #[test]
+    fn weights_are_read_in_one_format_and_safetensors_are_preferred() {
+        let both = [
+            "config.json",
+            "model.safetensors",
+            "old.pth",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+        ];
+        assert_eq!(
+            needed(both),
+            [
+                "config.json",
+                "model.safetensors",
+                "pytorch_model.bin.index.json"
+            ]
+        );
+        let shards = [
+            "pytorch_model-00001-of-00002.bin",
+            "pytorch_model-00002-of-00002.bin",
+            "adapter_model.safetensors",
+            "ema.pt",
+        ];
+        assert_eq!(needed(shards), shards[..2]);
+        assert_eq!(
+            needed(["a.pth", "optimizer.pt", "README.md"]),
+            ["a.pth", "README.md"]
+        );
+        assert_eq!(needed(["x.png"]), [""; 0]);
     }
 }

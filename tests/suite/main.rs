@@ -3,5 +3,6 @@
 mod architecture;
 mod audits;
 mod derivations;
+mod pytorch;
 mod support;
 mod verdicts;

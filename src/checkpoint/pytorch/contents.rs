@@ -58,6 +58,10 @@ pub(super) fn find(values: &Values, root: Id) -> Result<Contents, (String, Strin
         contents: Contents::default(),
     };
     let mut at = root;
+    if training::is_optimiser(values, root) {
+        walk.contents.aside.add(values, "optimizer", root);
+        return Ok(walk.contents);
+    }
     // Each turn takes one wrapping off.
     for _ in 0..MAX_DEPTH {
         if let Value::Tensor(parts) = values.get(at) {

@@ -111,16 +111,17 @@ fn read_file(file: &CheckpointFile, checkpoint: &mut Checkpoint) -> Result<(), C
     let values = &read.pickle.values;
     let found = contents::find(values, read.pickle.root)
         .map_err(|(expected, found)| malformed(file, expected, found))?;
+    if found.tensors.is_empty() {
+        let kind = values.get(read.pickle.root).kind();
+        let found = match found.aside.first_optimiser() {
+            Some(words) => format!("only the state of an optimiser ({words})"),
+            None => format!("{kind} without any"),
+        };
+        return Err(malformed(file, "tensors by name", found));
+    }
     found
         .aside
         .tell(&file.path, &mut checkpoint.notes, &mut checkpoint.metadata);
-    if found.tensors.is_empty() {
-        return Err(malformed(
-            file,
-            "tensors by name",
-            format!("{} without any", values.get(read.pickle.root).kind()),
-        ));
-    }
     let bytes: Arc<dyn TensorBytes> = Arc::new(FileBytes(Arc::clone(&file.source)));
     let places = Places {
         file: &file.path,

@@ -136,6 +136,11 @@ impl Aside {
         }
     }
 
+    /// What the first optimiser keeps, in words.
+    pub(super) fn first_optimiser(&self) -> Option<&str> {
+        self.optimisers.first().map(String::as_str)
+    }
+
     /// Tells a checkpoint what its file holds beside the tensors.
     pub(super) fn tell(
         self,
@@ -183,7 +188,8 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-fn is_optimiser(values: &Values, id: Id) -> bool {
+/// Whether a value is an optimiser's state dict.
+pub(super) fn is_optimiser(values: &Values, id: Id) -> bool {
     parameters(values, id).is_some()
 }
 
