@@ -17,6 +17,9 @@ const MAX_KEY_BYTES: usize = 256;
 /// Bytes of the file that a gathering read looks at in one go.
 const SPAN_BYTES: u64 = 4 << 20;
 
+/// Where each storage lies in the file, by key.
+pub(super) type Stored = HashMap<Arc<str>, Range<u64>>;
+
 /// A storage that the pickle refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Declared {
@@ -73,8 +76,7 @@ pub(super) fn storages(values: &Values) -> Result<HashMap<Arc<str>, Declared>, (
 pub(super) struct Places<'a> {
     pub file: &'a str,
     pub values: &'a Values,
-    /// Where each storage lies in the file.
-    pub stored: &'a HashMap<Arc<str>, Range<u64>>,
+    pub stored: &'a Stored,
     pub bytes: &'a Arc<dyn TensorBytes>,
 }
 

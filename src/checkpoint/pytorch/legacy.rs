@@ -1,13 +1,12 @@
 //! The format of torch before 1.6: five pickles (magic number, protocol, system, the object, the keys
 //! of its storages), then each storage as a count of elements and its bytes.
 
-use super::layout::Declared;
+use super::layout::{Declared, Stored};
 use super::pickle::{self, Refusal, Unpickled};
 use super::value::{Value, Values};
 use crate::source::bytes::ByteSource;
 use std::collections::HashMap;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// What the first pickle of a file holds.
@@ -96,7 +95,7 @@ pub(super) fn storages(
     header: &Header,
     declared: &HashMap<Arc<str>, Declared>,
     source: &dyn ByteSource,
-) -> Result<(HashMap<Arc<str>, Range<u64>>, u64), LegacyError> {
+) -> Result<(Stored, u64), LegacyError> {
     let keys = &header.keys;
     let Some(ids) = keys.values.items(keys.root) else {
         return Err(wrong(
@@ -104,7 +103,7 @@ pub(super) fn storages(
             keys.values.get(keys.root).kind(),
         ));
     };
-    let mut found = HashMap::with_capacity(ids.len());
+    let mut found = Stored::with_capacity(ids.len());
     let mut at = keys.end as u64;
     for id in ids {
         let key = keys.values.str(*id);

@@ -23,7 +23,7 @@ use super::error::short;
 use super::shards::{self, Naming};
 use super::{Checkpoint, CheckpointError, CheckpointFile, FileBytes, Format};
 use crate::tensor::TensorBytes;
-use layout::Places;
+use layout::{Places, Stored};
 use legacy::LegacyError;
 use pickle::{MAX_PICKLE_BYTES, Refusal, Unpickled};
 use std::collections::HashMap;
@@ -90,7 +90,7 @@ impl Format for PyTorch {
 /// A file's pickle, and where its storages lie.
 struct Read {
     pickle: Unpickled,
-    stored: HashMap<Arc<str>, Range<u64>>,
+    stored: Stored,
 }
 
 /// Reads a file's pickle and adds its tensors.
@@ -207,7 +207,7 @@ fn read_zip(file: &CheckpointFile) -> Result<Read, CheckpointError> {
         .iter()
         .filter_map(|entry| Some((entry.name.strip_prefix(&prefix)?, &entry.data)))
         .collect();
-    let mut stored = HashMap::with_capacity(declared.len());
+    let mut stored = Stored::with_capacity(declared.len());
     for (key, storage) in declared {
         let place = data.get(&*key).copied().cloned();
         let Some(place) = place else {
