@@ -134,7 +134,7 @@ impl Places<'_> {
         let shape = self.numbers(parts.shape);
         let strides = self.numbers(parts.strides);
         let offset = self.values.natural(parts.offset);
-        let (Some(shape), Some(strides), Some(offset)) = (shape, strides, offset) else {
+        let (Some(shape), Some(mut strides), Some(offset)) = (shape, strides, offset) else {
             return Err(wrong(
                 "an offset, and sizes and strides of at most 32 dimensions, none negative",
                 "something else".to_owned(),
@@ -145,6 +145,10 @@ impl Places<'_> {
                 "one stride per dimension",
                 format!("{} for {} dimensions", strides.len(), shape.len()),
             ));
+        }
+        // A stride along one element or none is never taken, and may be any number.
+        for (stride, _) in strides.iter_mut().zip(&shape).filter(|(_, n)| **n <= 1) {
+            *stride = 0;
         }
         let is_empty = shape.contains(&0);
         let n_elements = (place.end - place.start) / size;
