@@ -6,9 +6,11 @@ use super::token_lens_matching;
 use super::token_profile;
 use super::tokens::{self, SharedTokens};
 use super::unit_matching::{self, Grids, Outcome, Question};
+use super::unit_permutation::{self, ChannelOutcome};
 use crate::arch::{Component, ComponentKind, Model, Role, RoleBasis};
 use crate::tensor::Matrix;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// Two components of the same kind.
 #[derive(Debug)]
@@ -24,9 +26,16 @@ pub struct ComponentPair {
     /// Corresponding tensors of the two components.
     pub correspondence: Correspondence,
     grids: Grids,
+    channels: OnceLock<ChannelOutcome>,
 }
 
 impl ComponentPair {
+    /// Output channels of a network without MLPs; computed once.
+    pub(super) fn channels(&self) -> &ChannelOutcome {
+        self.channels
+            .get_or_init(|| unit_permutation::channels(self))
+    }
+
     /// Gate against up in residual coordinates; computed once.
     pub fn agreement_grid(&self, settings: &Settings) -> &Outcome {
         self.grids.agreement.get_or_init(|| {
@@ -188,6 +197,7 @@ impl<'a> Pair<'a> {
                 tokens,
                 correspondence,
                 grids: Grids::default(),
+                channels: OnceLock::new(),
             });
         }
         Ok(Self {

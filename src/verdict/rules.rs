@@ -280,6 +280,8 @@ enum Learned {
     Kept,
     /// It is not: they share where they began.
     NotKept,
+    /// One of the two learned next to nothing: a model trained from it and its twin are one thing.
+    Nothing,
     /// It cannot be told.
     Unclear,
 }
@@ -300,13 +302,12 @@ fn learned(records: &[&TestRecord]) -> Learned {
     let low = |e: &Effect| e.interval.map_or(e.value, |(low, _)| low);
     let high = |e: &Effect| e.interval.map_or(e.value, |(_, high)| high);
     let both = [forward, backward];
+    // Two models that learned nothing are equally alike in all directions.
+    if !anything {
+        return Learned::Nothing;
+    }
     if both.iter().all(|e| e.value >= LEARNED_KEPT) && both.iter().any(|e| low(e) >= LEARNED_KEPT) {
-        // Two models that learned nothing are equally alike in all directions.
-        if anything {
-            Learned::Kept
-        } else {
-            Learned::Unclear
-        }
+        Learned::Kept
     } else if both.iter().all(|e| e.value < LEARNED_KEPT)
         && both.iter().any(|e| high(e) < LEARNED_KEPT)
     {
@@ -327,7 +328,12 @@ fn linked(records: &[&TestRecord], links: &Links) -> Judged {
     if !judged.carried_by.contains(&decider) {
         judged.carried_by.push(decider);
     }
-    match learned(records) {
+    let verdict = match learned(records) {
+        // No training leaves plain noise: where nothing else was added, nothing need be learned.
+        Learned::Nothing if links.order && noise(records).is_some() => Learned::Kept,
+        verdict => verdict,
+    };
+    match verdict {
         Learned::Kept => {
             judged.operations = operations(records, links);
             judged.relation = judged
@@ -345,10 +351,16 @@ fn linked(records: &[&TestRecord], links: &Links) -> Judged {
             judged.relation = Relation::SharedInitialisation;
             judged.caveats = vec![words::TWIN.to_owned()];
         }
-        Learned::Unclear => {
+        unclear => {
             judged.relation = Relation::Inconclusive;
             judged.strength = judged.strength.min(Strength::Moderate);
-            judged.caveats = vec![words::TWIN_OR_CHILD.to_owned()];
+            judged.caveats = vec![
+                match unclear {
+                    Learned::Nothing => words::UNTRAINED,
+                    _ => words::TWIN_OR_CHILD,
+                }
+                .to_owned(),
+            ];
         }
     }
     judged
@@ -396,11 +408,11 @@ pub(super) fn component(records: &[&TestRecord], n_p_values: usize) -> Judged {
             ..Judged::default()
         };
     }
-    let Some(smallest) = links.smallest else {
+    if links.measured.is_empty() {
         return by_values(records);
-    };
+    }
     let carried_by = links.measured.iter().map(|id| (*id).to_owned()).collect();
-    if smallest < SUSPICION_LN_P {
+    if links.smallest.is_some_and(|ln_p| ln_p < SUSPICION_LN_P) {
         return Judged {
             strength: Strength::Weak,
             carried_by,

@@ -12,6 +12,8 @@ pub(super) const COMMON_ANCESTOR: &str = "It does not exclude that both descend 
 pub(super) const TWIN: &str = "It does not show that one was derived from the other: what they share is where training began.";
 pub(super) const TWIN_OR_CHILD: &str = "The units are linked, but what is shared lies between what a common initialisation and what \
      derivation leave; neither is claimed.";
+pub(super) const UNTRAINED: &str = "The units are linked, but one of the two is still close to its initialisation: a model trained \
+     from it and a twin that began in the same place cannot be told apart.";
 pub(super) const NO_P_VALUE: &str = "No test with a p-value applies to this component; the weights are compared as they stand, and a \
      rotated or re-ordered copy would not be seen.";
 pub(super) const SUSPICION: &str =
