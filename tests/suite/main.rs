@@ -2,6 +2,9 @@
 
 mod architecture;
 mod audits;
+mod cli;
+mod contract;
 mod derivations;
+mod hostile;
 mod support;
 mod verdicts;
