@@ -1,6 +1,7 @@
 //! One binary for all integration tests, so that the library is linked once.
 
 mod architecture;
+mod architectures;
 mod audits;
 mod cli;
 mod contract;
