@@ -321,7 +321,9 @@ fn compare(report: &mut Report, label: &str, reference: &Path, candidate: &Path)
         })
     });
     let (usage, success) = watch(child);
-    let json = output.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    let json = output
+        .and_then(|thread| thread.join().ok())
+        .unwrap_or_default();
     let report_json: serde_json::Value = serde_json::from_str(&json).unwrap_or_default();
     let log_text = std::fs::read_to_string(&log).unwrap_or_default();
     let _ = std::fs::remove_file(&log);
@@ -330,7 +332,10 @@ fn compare(report: &mut Report, label: &str, reference: &Path, candidate: &Path)
     report.line(&format!("## {label}, page cache {state}\n"));
     report.line("| quantity | value |\n|---|---|");
     for (name, value) in [
-        ("finding", report_json["finding"]["overall"]["relation"].to_string()),
+        (
+            "finding",
+            report_json["finding"]["overall"]["relation"].to_string(),
+        ),
         ("ended well", success.to_string()),
         ("wall time", format!("{:.1} s", usage.seconds)),
         ("CPU time", format!("{:.1} s", usage.cpu_seconds)),
