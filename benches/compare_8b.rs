@@ -332,10 +332,7 @@ fn compare(report: &mut Report, label: &str, reference: &Path, candidate: &Path)
     report.line(&format!("## {label}, page cache {state}\n"));
     report.line("| quantity | value |\n|---|---|");
     for (name, value) in [
-        (
-            "finding",
-            report_json["finding"]["overall"]["relation"].to_string(),
-        ),
+        ("finding", report_json["finding"]["relation"].to_string()),
         ("ended well", success.to_string()),
         ("wall time", format!("{:.1} s", usage.seconds)),
         ("CPU time", format!("{:.1} s", usage.cpu_seconds)),
@@ -359,6 +356,11 @@ fn compare(report: &mut Report, label: &str, reference: &Path, candidate: &Path)
     ] {
         report.line(&format!("| {name} | {value} |"));
     }
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    report.line(&format!(
+        "| load average over the last minute, this run included | {load} |"
+    ));
     report.line("\nTime by part:\n");
     for phase in phases(&log_text) {
         report.line(&format!("- {phase}"));

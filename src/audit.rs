@@ -11,7 +11,7 @@ use crate::evidence::{self, layers};
 use crate::report::{
     self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
 };
-use crate::source::bytes::MappedFile;
+use crate::source::bytes::LocalFile;
 use crate::source::{self, ModelRef, Snapshot};
 use crate::verdict;
 use rayon::prelude::*;
@@ -138,14 +138,14 @@ pub fn open(model: &ModelRef, watch: &dyn Watch) -> Result<(Model, Option<String
     let snapshot = source::resolve(model, &source::FetchOptions::default(), as_progress(watch))?;
     let mut files = Vec::new();
     for file in &snapshot.files {
-        let mapped =
-            MappedFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
+        let opened =
+            LocalFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
                 file: file.path.clone(),
                 error,
             })?;
         files.push(CheckpointFile {
             path: file.path.clone(),
-            source: Arc::new(mapped),
+            source: Arc::new(opened),
         });
     }
     let checkpoint = checkpoint::open(&files)?;

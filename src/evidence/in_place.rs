@@ -47,12 +47,21 @@ fn likeness(a: &Mlp<'_>, b: &Mlp<'_>, units: &[usize]) -> Result<Array2<f32>, Te
 
 /// ln p of one layer: the share of permutations under which units are at least as much alike.
 fn layer_ln_p(likeness: &Array2<f32>, seed: u64, stream: &str) -> f64 {
-    let n = likeness.nrows();
+    // Units without weights (padding, pruned ones) are like nothing and can be told from the others:
+    // they are not exchangeable with them.
+    let has_weights: Vec<usize> = (0..likeness.nrows())
+        .filter(|&i| {
+            let empty =
+                |mut values: ndarray::iter::Iter<'_, f32, ndarray::Ix1>| values.all(|&x| x == 0.0);
+            !empty(likeness.row(i).into_iter()) && !empty(likeness.column(i).into_iter())
+        })
+        .collect();
+    let n = has_weights.len();
     let sum = |order: &[usize]| -> f64 {
         order
             .iter()
             .enumerate()
-            .map(|(i, &j)| f64::from(likeness[(i, j)]))
+            .map(|(i, &j)| f64::from(likeness[(has_weights[i], has_weights[j])]))
             .sum()
     };
     let in_place: Vec<usize> = (0..n).collect();

@@ -23,7 +23,7 @@ pub struct ComponentPair {
     pub tokens: SharedTokens,
     /// Corresponding tensors of the two components.
     pub correspondence: Correspondence,
-    grids: Grids,
+    pub(super) grids: Grids,
 }
 
 impl ComponentPair {
