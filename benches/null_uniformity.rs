@@ -44,6 +44,8 @@ struct Shape {
     n_layers: usize,
     kv: usize,
     gated: bool,
+    /// Units at the end without any weight: padding.
+    padding: usize,
     /// What the MLP writes begins at zero, as some initialisers have it.
     zero_down: bool,
 }
@@ -54,6 +56,7 @@ const LLAMA: Shape = Shape {
     n_layers: 3,
     kv: 64,
     gated: true,
+    padding: 0,
     zero_down: false,
 };
 const PLAIN: Shape = Shape {
@@ -127,7 +130,21 @@ fn cases() -> Vec<(&'static str, Shape, Shape)> {
                 ..LLAMA
             },
         ),
+        both(
+            "gated, 40 of 160 units padding in both",
+            Shape {
+                padding: 40,
+                ..LLAMA
+            },
+        ),
         both("plain, 3 layers, 192 units", PLAIN),
+        both(
+            "plain, 32 of 192 units padding in both",
+            Shape {
+                padding: 32,
+                ..PLAIN
+            },
+        ),
         (
             "plain against gated",
             Shape {
@@ -180,6 +197,20 @@ fn model(shape: Shape, seed: u64, normals: &Normals) -> Model {
             }
         }
         bytes.truncate(n * 4);
+        // Units are the rows of what reads the stream and the columns of what writes to it.
+        if let (true, &[rows, cols]) = (name.contains("mlp"), dims) {
+            let is_row = rows == shape.units;
+            for element in 0..n {
+                let unit = if is_row {
+                    element / cols
+                } else {
+                    element % cols
+                };
+                if unit >= shape.units - shape.padding {
+                    bytes[element * 4..element * 4 + 4].fill(0);
+                }
+            }
+        }
         let tensor = Tensor::new(
             name,
             DType::F32,
