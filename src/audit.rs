@@ -12,11 +12,12 @@ use crate::report::{
     self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
 };
 pub use crate::source::Unwatched;
-use crate::source::bytes::MappedFile;
+use crate::source::bytes::LocalFile;
 use crate::source::{self, ModelRef, Snapshot};
 use crate::verdict;
 use rayon::prelude::*;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Text files above this size are digested and not read.
 const MAX_TEXT_BYTES: u64 = 256 << 20;
@@ -91,7 +92,9 @@ impl Watch for Unwatched {
 pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditError> {
     let (reference, reference_revision) = open(&request.reference, watch)?;
     let (candidate, candidate_revision) = open(&request.candidate, watch)?;
+    let started = Instant::now();
     let pair = Pair::new(&reference, &candidate, &request.settings)?;
+    tracing::debug!("phase pairing: {:.2?}", started.elapsed());
     let selected = |id: &str| request.tests.iter().any(|test| test == id);
     let records: Vec<TestRecord> =
         evidence::run(&pair, &request.settings, &selected, as_observer(watch))
@@ -143,21 +146,23 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
 /// # Errors
 /// When it cannot be had or read.
 pub fn open(model: &ModelRef, watch: &dyn Watch) -> Result<(Model, Option<String>), AuditError> {
+    let started = Instant::now();
     let snapshot = source::resolve(model, &source::FetchOptions::default(), as_progress(watch))?;
     let mut files = Vec::new();
     for file in &snapshot.files {
-        let mapped =
-            MappedFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
+        let opened =
+            LocalFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
                 file: file.path.clone(),
                 error,
             })?;
         files.push(CheckpointFile {
             path: file.path.clone(),
-            source: Arc::new(mapped),
+            source: Arc::new(opened),
         });
     }
     let checkpoint = checkpoint::open(&files)?;
     let artefacts = artefacts(&snapshot, &files, watch)?;
+    tracing::debug!("phase opening and hashing: {:.2?}", started.elapsed());
     Ok((
         Model::new(snapshot.label.clone(), checkpoint, artefacts)?,
         snapshot.revision,

@@ -45,6 +45,7 @@ use context::{EvidenceError, Observer, Settings};
 use pair::{ComponentPair, Pair};
 use record::TestRecord;
 use spec::{Need, TestSpec};
+use std::time::Instant;
 
 /// What a test runs on.
 #[derive(Clone, Copy)]
@@ -103,8 +104,10 @@ pub fn run(
                 return;
             }
             observer.test_started(id, component);
+            let started = Instant::now();
             let record = run().unwrap_or_else(|e| TestRecord::failed(id, component, e.to_string()));
             observer.test_ended(id, component);
+            tracing::debug!("phase {id} · {component}: {:.2?}", started.elapsed());
             records.push(record);
         };
         match test.run {

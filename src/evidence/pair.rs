@@ -25,7 +25,7 @@ pub struct ComponentPair {
     pub tokens: SharedTokens,
     /// Corresponding tensors of the two components.
     pub correspondence: Correspondence,
-    grids: Grids,
+    pub(super) grids: Grids,
     channels: OnceLock<ChannelOutcome>,
 }
 
@@ -57,13 +57,21 @@ impl ComponentPair {
             .get_or_init(|| token_lens_matching::grid(self, settings))
     }
 
-    /// Roles that both have with equal shapes, in layer order: role, reference, candidate.
+    /// Roles that both have with equal shapes, in layer order: role, reference, candidate. A dense MLP
+    /// stands against the first expert of a mixture.
     pub fn common_roles(&self) -> Vec<(Role, &Matrix, &Matrix)> {
         self.reference
             .roles
             .iter()
             .filter_map(|(role, a)| {
-                let b = self.candidate.role(*role)?;
+                let b = self.candidate.role(*role).or_else(|| {
+                    let other = match role.expert {
+                        None => Some(0),
+                        Some(0) => None,
+                        Some(_) => return None,
+                    };
+                    self.candidate.role(role.of_expert(other))
+                })?;
                 ((a.n_rows(), a.n_cols()) == (b.n_rows(), b.n_cols())).then_some((*role, a, b))
             })
             .collect()

@@ -216,6 +216,9 @@ impl Entries {
             .filter(|e| e.is_mlp)
             .map(|e| e.forward)
             .sum();
+        if !self.found.iter().any(|e| e.is_mlp) {
+            return;
+        }
         let enough = MIN_SHARE_OF_MLPS * of_mlps.trailing_share();
         self.found
             .retain(|e| e.is_mlp || e.forward.trailing_share() >= enough);

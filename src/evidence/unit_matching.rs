@@ -7,18 +7,25 @@
 //! every candidate layer; its best cell pays for the search (Šidák), and reference layers are
 //! combined by Fisher: given the candidate, they are independent. Diagonal and search are then
 //! combined by Šidák. Nothing is fitted, so nothing is used twice.
+//!
+//! Units without any weight in a view (padding, pruned units) are left out of the test: two models
+//! that were padded alike would otherwise match padding to padding by both views and look related.
 
 use super::context::{EvidenceError, Settings};
 use super::layers;
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
+use crate::arch::Component;
 use crate::fingerprint::product;
-use crate::fingerprint::units::{Mlp, View};
+use crate::fingerprint::units::{
+    Mlp,
+    View::{self, First, Second},
+};
 use crate::stats::{self, MatchingTest, PKind, PValue};
 use crate::tensor::TensorError;
 use ndarray::{Array2, Axis, s};
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A cell is called linked below this p: the share of false cells is then negligible in any grid.
 pub const LINKED_LN_P: f64 = -13.815_510_557_964_274; // ln 1e-6
@@ -63,80 +70,215 @@ pub struct Cell {
 impl Cell {
     /// Fraction of the matched units on which both matchings agree.
     pub fn agreement(&self) -> f64 {
-        self.test.n_coincident as f64 / self.test.n as f64
+        // No unit is left where all of them are zero.
+        self.test.n_coincident as f64 / self.test.n.max(1) as f64
     }
 }
 
-fn assign(similarity: &Array2<f32>) -> Result<Vec<usize>, EvidenceError> {
-    stats::assign_max(similarity.view())
-        .map(|assignment| assignment.row_to_col)
-        .map_err(|e| EvidenceError::Numerical(e.to_string()))
+/// Layer and expert.
+type Place = (u32, Option<u32>);
+
+/// Which matching: the smaller MLP, whether it is the reference's, the larger one, whether by the
+/// second view, whether coarse.
+type MatchingKey = (Place, bool, Place, bool, bool);
+
+/// Matchings that two questions ask for, each computed once.
+type Matchings = Mutex<BTreeMap<MatchingKey, Arc<Matching>>>;
+
+/// Partners of the sampled units of the smaller MLP by one view.
+#[derive(Debug)]
+struct Matching {
+    /// Unit of the larger MLP for each sampled unit.
+    targets: Vec<usize>,
+    /// Which sampled units have no weight at all in this view.
+    empty_small: Vec<bool>,
+    /// Which units of the larger MLP have none.
+    empty_large: Vec<bool>,
 }
 
-/// Cosines of the sampled units of the smaller MLP with all units of the larger: `[n, m]`.
-fn similarity(
-    small: (Side, &Mlp<'_>, &[usize]),
-    large: (Side, &Mlp<'_>),
-    view: View,
-    coarse: bool,
-    read: &ReadView,
-) -> Result<Array2<f32>, TensorError> {
-    let mut rows = read(small.0, small.1, view, small.2, coarse)?;
-    product::normalise_rows(&mut rows);
-    let n_large = large.1.n_units();
-    let mut out = Array2::<f32>::zeros((rows.nrows(), n_large));
-    for start in (0..n_large).step_by(BLOCK_UNITS) {
-        let end = n_large.min(start + BLOCK_UNITS);
-        let units: Vec<usize> = (start..end).collect();
-        let mut block = read(large.0, large.1, view, &units, coarse)?;
-        product::normalise_rows(&mut block);
-        out.slice_mut(s![.., start..end])
-            .assign(&product::rows_by_rows(rows.view(), block.view()));
-    }
-    Ok(out)
+fn is_empty(rows: &Array2<f32>) -> impl Iterator<Item = bool> + '_ {
+    rows.rows()
+        .into_iter()
+        .map(|row| row.iter().all(|&x| x == 0.0))
 }
 
-/// Tests one cell.
-fn cell(
-    a: &Mlp<'_>,
-    b: &Mlp<'_>,
-    question: Question,
-    coarse: bool,
-    settings: &Settings,
-    read: &ReadView,
-) -> Result<Cell, EvidenceError> {
-    let (small, large) = if a.n_units() <= b.n_units() {
-        ((Side::Reference, a), (Side::Candidate, b))
-    } else {
-        ((Side::Candidate, b), (Side::Reference, a))
-    };
-    let limit = if coarse {
-        settings.n_units / 8
-    } else {
-        settings.n_units
-    }
-    .max(MIN_UNITS);
-    let n = small.1.n_units().min(limit);
-    // The stream names the layer so that no two layers share their sample by accident of size.
-    let stream = format!("units/{}", small.1.layer);
-    let units = stats::choose(small.1.n_units(), n, settings.seed, &stream);
-    let matching = |view| -> Result<Vec<usize>, EvidenceError> {
-        let small = (small.0, small.1, units.as_slice());
-        assign(&similarity(small, large, view, coarse, read)?)
-    };
-    let m = large.1.n_units();
-    let test = match question {
-        Question::Agreement => {
-            stats::matching_test(&matching(View::First)?, &matching(View::Second)?, m)
+/// Reads views and matches units by them.
+struct Matcher<'a> {
+    settings: &'a Settings,
+    read: &'a ReadView<'a>,
+    known: Option<&'a Matchings>,
+    /// Coarse views of one large MLP, which the search holds against several small ones.
+    kept: Vec<((Side, Place, View), Array2<f32>)>,
+}
+
+impl Matcher<'_> {
+    /// Rows of unit length of units of the larger MLP, block by block.
+    fn for_each_block(
+        &self,
+        (side, mlp): (Side, &Mlp<'_>),
+        view: View,
+        coarse: bool,
+        f: &mut dyn FnMut(usize, &Array2<f32>),
+    ) -> Result<(), TensorError> {
+        let n = mlp.n_units();
+        for start in (0..n).step_by(BLOCK_UNITS) {
+            let units: Vec<usize> = (start..n.min(start + BLOCK_UNITS)).collect();
+            let mut block = (self.read)(side, mlp, view, &units, coarse)?;
+            product::normalise_rows(&mut block);
+            f(start, &block);
         }
-        Question::Order => stats::order_test(&matching(a.up_view())?, &units, m),
+        Ok(())
     }
-    .map_err(|e| EvidenceError::Numerical(e.to_string()))?;
-    Ok(Cell {
-        reference: (a.layer, a.expert),
-        candidate: (b.layer, b.expert),
-        test,
-    })
+
+    /// Cosines of the given rows with all units of the larger MLP, and which of these are empty.
+    fn similarity(
+        &mut self,
+        rows: &Array2<f32>,
+        large: (Side, &Mlp<'_>),
+        view: View,
+        coarse: bool,
+    ) -> Result<(Array2<f32>, Vec<bool>), TensorError> {
+        let n = large.1.n_units();
+        let mut out = Array2::<f32>::zeros((rows.nrows(), n));
+        let mut empty = Vec::with_capacity(n);
+        let mut compare = |start: usize, block: &Array2<f32>| {
+            empty.extend(is_empty(block));
+            out.slice_mut(s![.., start..start + block.nrows()])
+                .assign(&product::rows_by_rows(rows.view(), block.view()));
+        };
+        if !coarse {
+            self.for_each_block(large, view, coarse, &mut compare)?;
+            return Ok((out, empty));
+        }
+        let place = (large.0, (large.1.layer, large.1.expert));
+        self.kept.retain(|((side, at, _), _)| (*side, *at) == place);
+        let key = (place.0, place.1, view);
+        if !self.kept.iter().any(|(kept, _)| *kept == key) {
+            let mut whole = Array2::zeros((0, 0));
+            self.for_each_block(large, view, coarse, &mut |start, block| {
+                if start == 0 {
+                    whole = Array2::zeros((n, block.ncols()));
+                }
+                whole
+                    .slice_mut(s![start..start + block.nrows(), ..])
+                    .assign(block);
+            })?;
+            self.kept.push((key, whole));
+        }
+        if let Some((_, whole)) = self.kept.iter().find(|(kept, _)| *kept == key) {
+            compare(0, whole);
+        }
+        Ok((out, empty))
+    }
+
+    fn matching(
+        &mut self,
+        small: (Side, &Mlp<'_>, &[usize]),
+        large: (Side, &Mlp<'_>),
+        view: View,
+        coarse: bool,
+    ) -> Result<Arc<Matching>, EvidenceError> {
+        let key = (
+            (small.1.layer, small.1.expert),
+            small.0 == Side::Reference,
+            (large.1.layer, large.1.expert),
+            view == Second,
+            coarse,
+        );
+        let known = self
+            .known
+            .map(|known| known.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(found) = known.as_ref().and_then(|known| known.get(&key)) {
+            return Ok(Arc::clone(found));
+        }
+        drop(known);
+        let mut rows = (self.read)(small.0, small.1, view, small.2, coarse)?;
+        product::normalise_rows(&mut rows);
+        let (similarity, empty_large) = self.similarity(&rows, large, view, coarse)?;
+        let targets = stats::assign_max(similarity.view())
+            .map_err(|e| EvidenceError::Numerical(e.to_string()))?
+            .row_to_col;
+        let found = Arc::new(Matching {
+            targets,
+            empty_small: is_empty(&rows).collect(),
+            empty_large,
+        });
+        if let Some(known) = self.known {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(key, Arc::clone(&found));
+        }
+        Ok(found)
+    }
+
+    /// Tests one cell.
+    fn cell(
+        &mut self,
+        a: &Mlp<'_>,
+        b: &Mlp<'_>,
+        question: Question,
+        coarse: bool,
+    ) -> Result<Cell, EvidenceError> {
+        let (small, large) = if a.n_units() <= b.n_units() {
+            ((Side::Reference, a), (Side::Candidate, b))
+        } else {
+            ((Side::Candidate, b), (Side::Reference, a))
+        };
+        let limit = if coarse {
+            self.settings.n_units / 8
+        } else {
+            self.settings.n_units
+        }
+        .max(MIN_UNITS);
+        let n = small.1.n_units().min(limit);
+        // The stream names the layer so that no two layers share their sample by accident of size.
+        let stream = format!("units/{}", small.1.layer);
+        let units = stats::choose(small.1.n_units(), n, self.settings.seed, &stream);
+        let mut matching =
+            |view| self.matching((small.0, small.1, units.as_slice()), large, view, coarse);
+        let test = match question {
+            Question::Agreement => {
+                let (first, second) = (matching(First)?, matching(Second)?);
+                test(&first.targets, &second.targets, &[&first, &second])
+            }
+            Question::Order => {
+                let found = matching(a.up_view())?;
+                test(&units, &found.targets, &[&found])
+            }
+        }?;
+        Ok(Cell {
+            reference: (a.layer, a.expert),
+            candidate: (b.layer, b.expert),
+            test,
+        })
+    }
+}
+
+/// The test of two matchings, over units that have weights in all the views that were looked at.
+///
+/// Under the null the units that have weights can be permuted in one view alone, so that among them
+/// the one matching is a uniformly random injection relative to the other.
+fn test(
+    first: &[usize],
+    second: &[usize],
+    views: &[&Matching],
+) -> Result<MatchingTest, EvidenceError> {
+    let n_large = views.first().map_or(0, |view| view.empty_large.len());
+    let mut n_targets = 0;
+    let place: Vec<Option<usize>> = (0..n_large)
+        .map(|unit| {
+            let is_empty = views.iter().any(|view| view.empty_large[unit]);
+            (!is_empty).then(|| {
+                n_targets += 1;
+                n_targets - 1
+            })
+        })
+        .collect();
+    let (first, second): (Vec<usize>, Vec<usize>) = (0..first.len())
+        .filter(|&unit| !views.iter().any(|view| view.empty_small[unit]))
+        .filter_map(|unit| Some((place[first[unit]]?, place[second[unit]]?)))
+        .unzip();
+    stats::matching_test(&first, &second, n_targets)
+        .map_err(|e| EvidenceError::Numerical(e.to_string()))
 }
 
 /// All that was measured.
@@ -164,6 +306,8 @@ pub struct Grids {
     pub order: OnceLock<Outcome>,
     /// Gate against up through the token lens.
     pub lens: OnceLock<Outcome>,
+    /// Matchings in residual coordinates, which order and agreement both ask for.
+    matchings: Matchings,
 }
 
 /// ln of 1 − (1 − p)^n: the smallest of `n` independent p-values, paid for.
@@ -205,6 +349,15 @@ pub fn mlps(
     })
 }
 
+/// Whether the MLPs of the first component have more units than those of the second.
+fn is_larger(a: &Component, b: &Component) -> bool {
+    let n_units = |c: &Component| {
+        let expert = c.experts(0).first().copied()?;
+        Mlp::find(c, 0, expert).map(|mlp| mlp.n_units())
+    };
+    n_units(a) > n_units(b)
+}
+
 /// Matches units of the chosen layers. `Ok(Err(reason))` when there is nothing to match.
 pub fn run(
     pair: &ComponentPair,
@@ -212,8 +365,24 @@ pub fn run(
     settings: &Settings,
     read: &ReadView,
 ) -> Outcome {
+    run_with(pair, question, settings, read, None)
+}
+
+fn run_with(
+    pair: &ComponentPair,
+    question: Question,
+    settings: &Settings,
+    read: &ReadView,
+    known: Option<&Matchings>,
+) -> Outcome {
     let (a, b) = (&pair.reference, &pair.candidate);
     let chosen = layers::chosen(a.n_layers, settings);
+    let mut matcher = Matcher {
+        settings,
+        read,
+        known,
+        kept: Vec::new(),
+    };
     let mut diagonal = Vec::new();
     if a.n_layers == b.n_layers {
         for &layer in &chosen {
@@ -224,7 +393,7 @@ pub fn run(
                     continue;
                 };
                 if let Some((x, y)) = mlps(pair, (layer, expert_a), (layer, expert_b)) {
-                    diagonal.push(cell(&x, &y, question, false, settings, read)?);
+                    diagonal.push(matcher.cell(&x, &y, question, false)?);
                 }
             }
         }
@@ -234,23 +403,29 @@ pub fn run(
     let coarse = chosen.len() < a.n_layers as usize;
     let mut search = Vec::new();
     if !all_linked {
-        for j in 0..b.n_layers {
-            for &i in &chosen {
-                let Some(expert_a) = a.experts(i).first().copied() else {
+        let mut places: Vec<(u32, u32)> = (0..b.n_layers)
+            .flat_map(|j| chosen.iter().map(move |&i| (i, j)))
+            .collect();
+        if is_larger(a, b) {
+            // The larger MLP's views are kept while it stands against the others in turn.
+            places.sort_unstable();
+        }
+        for (i, j) in places {
+            let Some(expert_a) = a.experts(i).first().copied() else {
+                continue;
+            };
+            for (e, expert_b) in b.experts(j).into_iter().enumerate() {
+                let on_diagonal = i == j && e == 0 && a.n_layers == b.n_layers;
+                // Experts may be re-ordered within a layer; across layers the first stands for all.
+                if on_diagonal || (i != j && e > 0) {
                     continue;
-                };
-                for (e, expert_b) in b.experts(j).into_iter().enumerate() {
-                    let on_diagonal = i == j && e == 0 && a.n_layers == b.n_layers;
-                    // Experts may be re-ordered within a layer; across layers the first stands for all.
-                    if on_diagonal || (i != j && e > 0) {
-                        continue;
-                    }
-                    if let Some((x, y)) = mlps(pair, (i, expert_a), (j, expert_b)) {
-                        search.push(cell(&x, &y, question, coarse, settings, read)?);
-                    }
+                }
+                if let Some((x, y)) = mlps(pair, (i, expert_a), (j, expert_b)) {
+                    search.push(matcher.cell(&x, &y, question, coarse)?);
                 }
             }
         }
+        search.sort_by_key(|cell| (cell.candidate.0, cell.reference.0));
     }
     let diagonal_ps: Vec<f64> = diagonal.iter().map(|cell| cell.test.ln_p).collect();
     let parts: Vec<f64> = [stats::fisher(&diagonal_ps), search_ln_p(&search)]
@@ -388,7 +563,7 @@ pub fn in_residual_coordinates(
         )));
     };
     let coarse = stats::choose(width, width.min(COARSE_WIDTH), settings.seed, "coordinates");
-    run(
+    run_with(
         pair,
         question,
         settings,
@@ -400,12 +575,33 @@ pub fn in_residual_coordinates(
                 rows
             })
         },
+        Some(&pair.grids.matchings),
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_without_weights_match_each_other_and_do_not_count() {
+        // Ten units of which the last four are padding in both models.
+        let padded = |targets: [usize; 10]| Matching {
+            targets: targets.to_vec(),
+            empty_small: (0..10).map(|unit| unit >= 6).collect(),
+            empty_large: (0..10).map(|unit| unit >= 6).collect(),
+        };
+        let first = padded([3, 1, 0, 5, 4, 2, 6, 7, 8, 9]);
+        let second = padded([2, 0, 5, 3, 1, 4, 6, 7, 8, 9]);
+        let found = test(&first.targets, &second.targets, &[&first, &second]).unwrap();
+        assert_eq!((found.n, found.n_targets, found.n_coincident), (6, 6, 0));
+        let empty = Matching {
+            empty_small: vec![true; 10],
+            ..padded([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+        };
+        let none = test(&empty.targets, &empty.targets, &[&empty]).unwrap();
+        assert_eq!((none.n, none.ln_p), (0, 0.0));
+    }
 
     #[test]
     fn sidak_is_exact_in_the_bulk_and_additive_in_the_tail() {

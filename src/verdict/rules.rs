@@ -169,7 +169,7 @@ impl Links {
 /// Rule 1: equal values, whatever the packaging.
 fn copies(records: &[&TestRecord]) -> Option<Judged> {
     let get = |name| effect(records, "tensor-identity", name);
-    if get("fraction-tensors-paired")? < 1.0 {
+    if get("fraction-tensors-compared")? < 1.0 {
         return None;
     }
     let equal = get("fraction-values-equal")?;
@@ -209,7 +209,7 @@ fn operations(records: &[&TestRecord], links: &Links) -> Vec<Operation> {
             structure(&format!("n-{what}-candidate"))?,
         ))
     };
-    for what in ["layers", "units"] {
+    for what in ["layers", "experts", "units"] {
         if let Some((a, b)) = sizes(what)
             && a != b
         {
@@ -243,10 +243,12 @@ fn operations(records: &[&TestRecord], links: &Links) -> Vec<Operation> {
             moved && same_layers,
         ));
     }
+    // Equal as far as both have it: something was left out or added, nothing was trained.
+    let all_equal = effect(records, "tensor-identity", "fraction-values-equal") == Some(1.0);
     if stands && same_layers && same_units {
         if let Some(step) = noise(records) {
             steps.push(step);
-        } else if steps.is_empty() {
+        } else if steps.is_empty() && !all_equal {
             steps.push(words::operation(Relation::FineTuned, &[]));
         }
     }
@@ -375,7 +377,11 @@ fn by_values(records: &[&TestRecord]) -> Judged {
     };
     match effect(records, "weight-similarity", "median-centred-cosine") {
         Some(cosine) if cosine >= COSINE_LINK => {
-            judged.relation = Relation::Derived;
+            judged.operations = noise(records).into_iter().collect();
+            judged.relation = match judged.operations.is_empty() {
+                true => Relation::Derived,
+                false => Relation::Noised,
+            };
             judged.strength = Strength::Strong;
             judged.caveats.push(words::COMMON_ANCESTOR.to_owned());
         }
