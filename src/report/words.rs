@@ -164,7 +164,8 @@ pub(super) fn next_steps(report: &Report) -> Vec<String> {
                 .to_owned(),
         ]),
     }
-    if !report.options.all_layers && overall.relation != Relation::Identical {
+    let all = report.options.all_layers || report.options.layer_rule.starts_with("all ");
+    if !all && overall.relation != Relation::Identical {
         steps.push("Add `--all-layers` to measure every layer rather than a sample.".to_owned());
     }
     steps.push("Run the command again to check every number.".to_owned());

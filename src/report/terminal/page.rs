@@ -41,10 +41,6 @@ impl Page {
         self.out
     }
 
-    pub(super) fn has_colour(&self) -> bool {
-        self.colour
-    }
-
     pub(super) fn blank(&mut self) {
         self.out.push('\n');
     }
