@@ -26,6 +26,7 @@ mod file_identity;
 mod file_references;
 mod gate_up_matching;
 mod in_place;
+mod matcher;
 pub mod name_order;
 mod name_pairing;
 mod norm_vectors;

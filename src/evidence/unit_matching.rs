@@ -7,32 +7,24 @@
 //! every candidate layer; its best cell pays for the search (Šidák), and reference layers are
 //! combined by Fisher: given the candidate, they are independent. Diagonal and search are then
 //! combined by Šidák. Nothing is fitted, so nothing is used twice.
-//!
-//! Units without any weight in a view (padding, pruned units) are left out of the test: two models
-//! that were padded alike would otherwise match padding to padding by both views and look related.
 
 use super::context::{EvidenceError, Settings};
 use super::layers;
+use super::matcher::{Matcher, Matchings};
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
 use crate::arch::Component;
-use crate::fingerprint::product;
-use crate::fingerprint::units::{
-    Mlp,
-    View::{self, First, Second},
-};
+use crate::fingerprint::units::{Mlp, View};
 use crate::stats::{self, MatchingTest, PKind, PValue};
 use crate::tensor::TensorError;
-use ndarray::{Array2, Axis, s};
+use ndarray::{Array2, Axis};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// A cell is called linked below this p: the share of false cells is then negligible in any grid.
 pub const LINKED_LN_P: f64 = -13.815_510_557_964_274; // ln 1e-6
 /// Fewer units than this cannot be ranked.
 pub const MIN_UNITS: usize = 8;
-/// Units of the larger MLP whose views are in memory at once.
-const BLOCK_UNITS: usize = 4096;
 
 /// Which of the two models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,212 +65,6 @@ impl Cell {
         // No unit is left where all of them are zero.
         self.test.n_coincident as f64 / self.test.n.max(1) as f64
     }
-}
-
-/// Layer and expert.
-type Place = (u32, Option<u32>);
-
-/// Which matching: the smaller MLP, whether it is the reference's, the larger one, whether by the
-/// second view, whether coarse.
-type MatchingKey = (Place, bool, Place, bool, bool);
-
-/// Matchings that two questions ask for, each computed once.
-type Matchings = Mutex<BTreeMap<MatchingKey, Arc<Matching>>>;
-
-/// Partners of the sampled units of the smaller MLP by one view.
-#[derive(Debug)]
-struct Matching {
-    /// Unit of the larger MLP for each sampled unit.
-    targets: Vec<usize>,
-    /// Which sampled units have no weight at all in this view.
-    empty_small: Vec<bool>,
-    /// Which units of the larger MLP have none.
-    empty_large: Vec<bool>,
-}
-
-fn is_empty(rows: &Array2<f32>) -> impl Iterator<Item = bool> + '_ {
-    rows.rows()
-        .into_iter()
-        .map(|row| row.iter().all(|&x| x == 0.0))
-}
-
-/// Reads views and matches units by them.
-struct Matcher<'a> {
-    settings: &'a Settings,
-    read: &'a ReadView<'a>,
-    known: Option<&'a Matchings>,
-    /// Coarse views of one large MLP, which the search holds against several small ones.
-    kept: Vec<((Side, Place, View), Array2<f32>)>,
-}
-
-impl Matcher<'_> {
-    /// Rows of unit length of units of the larger MLP, block by block.
-    fn for_each_block(
-        &self,
-        (side, mlp): (Side, &Mlp<'_>),
-        view: View,
-        coarse: bool,
-        f: &mut dyn FnMut(usize, &Array2<f32>),
-    ) -> Result<(), TensorError> {
-        let n = mlp.n_units();
-        for start in (0..n).step_by(BLOCK_UNITS) {
-            let units: Vec<usize> = (start..n.min(start + BLOCK_UNITS)).collect();
-            let mut block = (self.read)(side, mlp, view, &units, coarse)?;
-            product::normalise_rows(&mut block);
-            f(start, &block);
-        }
-        Ok(())
-    }
-
-    /// Cosines of the given rows with all units of the larger MLP, and which of these are empty.
-    fn similarity(
-        &mut self,
-        rows: &Array2<f32>,
-        large: (Side, &Mlp<'_>),
-        view: View,
-        coarse: bool,
-    ) -> Result<(Array2<f32>, Vec<bool>), TensorError> {
-        let n = large.1.n_units();
-        let mut out = Array2::<f32>::zeros((rows.nrows(), n));
-        let mut empty = Vec::with_capacity(n);
-        let mut compare = |start: usize, block: &Array2<f32>| {
-            empty.extend(is_empty(block));
-            out.slice_mut(s![.., start..start + block.nrows()])
-                .assign(&product::rows_by_rows(rows.view(), block.view()));
-        };
-        if !coarse {
-            self.for_each_block(large, view, coarse, &mut compare)?;
-            return Ok((out, empty));
-        }
-        let place = (large.0, (large.1.layer, large.1.expert));
-        self.kept.retain(|((side, at, _), _)| (*side, *at) == place);
-        let key = (place.0, place.1, view);
-        if !self.kept.iter().any(|(kept, _)| *kept == key) {
-            let mut whole = Array2::zeros((0, 0));
-            self.for_each_block(large, view, coarse, &mut |start, block| {
-                if start == 0 {
-                    whole = Array2::zeros((n, block.ncols()));
-                }
-                whole
-                    .slice_mut(s![start..start + block.nrows(), ..])
-                    .assign(block);
-            })?;
-            self.kept.push((key, whole));
-        }
-        if let Some((_, whole)) = self.kept.iter().find(|(kept, _)| *kept == key) {
-            compare(0, whole);
-        }
-        Ok((out, empty))
-    }
-
-    fn matching(
-        &mut self,
-        small: (Side, &Mlp<'_>, &[usize]),
-        large: (Side, &Mlp<'_>),
-        view: View,
-        coarse: bool,
-    ) -> Result<Arc<Matching>, EvidenceError> {
-        let key = (
-            (small.1.layer, small.1.expert),
-            small.0 == Side::Reference,
-            (large.1.layer, large.1.expert),
-            view == Second,
-            coarse,
-        );
-        let known = self
-            .known
-            .map(|known| known.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(found) = known.as_ref().and_then(|known| known.get(&key)) {
-            return Ok(Arc::clone(found));
-        }
-        drop(known);
-        let mut rows = (self.read)(small.0, small.1, view, small.2, coarse)?;
-        product::normalise_rows(&mut rows);
-        let (similarity, empty_large) = self.similarity(&rows, large, view, coarse)?;
-        let targets = stats::assign_max(similarity.view())
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?
-            .row_to_col;
-        let found = Arc::new(Matching {
-            targets,
-            empty_small: is_empty(&rows).collect(),
-            empty_large,
-        });
-        if let Some(known) = self.known {
-            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert(key, Arc::clone(&found));
-        }
-        Ok(found)
-    }
-
-    /// Tests one cell.
-    fn cell(
-        &mut self,
-        a: &Mlp<'_>,
-        b: &Mlp<'_>,
-        question: Question,
-        coarse: bool,
-    ) -> Result<Cell, EvidenceError> {
-        let (small, large) = if a.n_units() <= b.n_units() {
-            ((Side::Reference, a), (Side::Candidate, b))
-        } else {
-            ((Side::Candidate, b), (Side::Reference, a))
-        };
-        let limit = if coarse {
-            self.settings.n_units / 8
-        } else {
-            self.settings.n_units
-        }
-        .max(MIN_UNITS);
-        let n = small.1.n_units().min(limit);
-        // The stream names the layer so that no two layers share their sample by accident of size.
-        let stream = format!("units/{}", small.1.layer);
-        let units = stats::choose(small.1.n_units(), n, self.settings.seed, &stream);
-        let mut matching =
-            |view| self.matching((small.0, small.1, units.as_slice()), large, view, coarse);
-        let test = match question {
-            Question::Agreement => {
-                let (first, second) = (matching(First)?, matching(Second)?);
-                test(&first.targets, &second.targets, &[&first, &second])
-            }
-            Question::Order => {
-                let found = matching(a.up_view())?;
-                test(&units, &found.targets, &[&found])
-            }
-        }?;
-        Ok(Cell {
-            reference: (a.layer, a.expert),
-            candidate: (b.layer, b.expert),
-            test,
-        })
-    }
-}
-
-/// The test of two matchings, over units that have weights in all the views that were looked at.
-///
-/// Under the null the units that have weights can be permuted in one view alone, so that among them
-/// the one matching is a uniformly random injection relative to the other.
-fn test(
-    first: &[usize],
-    second: &[usize],
-    views: &[&Matching],
-) -> Result<MatchingTest, EvidenceError> {
-    let n_large = views.first().map_or(0, |view| view.empty_large.len());
-    let mut n_targets = 0;
-    let place: Vec<Option<usize>> = (0..n_large)
-        .map(|unit| {
-            let is_empty = views.iter().any(|view| view.empty_large[unit]);
-            (!is_empty).then(|| {
-                n_targets += 1;
-                n_targets - 1
-            })
-        })
-        .collect();
-    let (first, second): (Vec<usize>, Vec<usize>) = (0..first.len())
-        .filter(|&unit| !views.iter().any(|view| view.empty_small[unit]))
-        .filter_map(|unit| Some((place[first[unit]]?, place[second[unit]]?)))
-        .unzip();
-    stats::matching_test(&first, &second, n_targets)
-        .map_err(|e| EvidenceError::Numerical(e.to_string()))
 }
 
 /// All that was measured.
@@ -377,12 +163,7 @@ fn run_with(
 ) -> Outcome {
     let (a, b) = (&pair.reference, &pair.candidate);
     let chosen = layers::chosen(a.n_layers, settings);
-    let mut matcher = Matcher {
-        settings,
-        read,
-        known,
-        kept: Vec::new(),
-    };
+    let mut matcher = Matcher::new(settings, read, known);
     let mut diagonal = Vec::new();
     if a.n_layers == b.n_layers {
         for &layer in &chosen {
@@ -582,26 +363,6 @@ pub fn in_residual_coordinates(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn units_without_weights_match_each_other_and_do_not_count() {
-        // Ten units of which the last four are padding in both models.
-        let padded = |targets: [usize; 10]| Matching {
-            targets: targets.to_vec(),
-            empty_small: (0..10).map(|unit| unit >= 6).collect(),
-            empty_large: (0..10).map(|unit| unit >= 6).collect(),
-        };
-        let first = padded([3, 1, 0, 5, 4, 2, 6, 7, 8, 9]);
-        let second = padded([2, 0, 5, 3, 1, 4, 6, 7, 8, 9]);
-        let found = test(&first.targets, &second.targets, &[&first, &second]).unwrap();
-        assert_eq!((found.n, found.n_targets, found.n_coincident), (6, 6, 0));
-        let empty = Matching {
-            empty_small: vec![true; 10],
-            ..padded([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
-        };
-        let none = test(&empty.targets, &empty.targets, &[&empty]).unwrap();
-        assert_eq!((none.n, none.ln_p), (0, 0.0));
-    }
 
     #[test]
     fn sidak_is_exact_in_the_bulk_and_additive_in_the_tail() {
