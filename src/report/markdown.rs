@@ -54,6 +54,8 @@ fn escape(s: &str) -> String {
             '@' => out.push_str("&#64;"),
             // Before slashes it would make a link.
             ':' if chars.get(i + 1) == Some(&'/') => out.push_str("&#58;"),
+            // A bracket before it would make a link.
+            '(' if i > 0 && chars[i - 1] == ']' => out.push_str("\\("),
             // Within a word it emphasises nothing.
             '_' if is_word(i.checked_sub(1)) && is_word(Some(i + 1)) => out.push(c),
             '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '#' | '!' | '|' | '~' => {
