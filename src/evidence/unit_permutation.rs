@@ -3,6 +3,7 @@
 //! φ_U of *Independence Tests for Language Models* (ICML 2025), in log space.
 
 use super::context::{EvidenceError, Settings};
+use super::matcher::Matching;
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
 use super::spec::{Need, Scope, TestSpec};
@@ -101,15 +102,10 @@ fn channels(pair: &ComponentPair) -> Result<TestRecord, EvidenceError> {
             product::centre_rows(rows);
             product::normalise_rows(rows);
         }
-        let similarity = product::rows_by_rows(x.view(), y.view());
-        let matching = stats::assign_max(similarity.view())
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?
-            .row_to_col;
         let rows: Vec<usize> = (0..n_rows).collect();
-        let test = stats::order_test(&matching, &rows, n_rows)
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?;
+        let test = Matching::of_rows(&x, &y)?.order_test(&rows)?;
         best = Some(best.map_or(test.ln_p, |p| p.min(test.ln_p)));
-        let share = test.n_coincident as f64 / test.n as f64;
+        let share = test.n_coincident as f64 / test.n.max(1) as f64;
         agreement.push(share);
         cells.push(LayerCell {
             reference_layer: None,
