@@ -41,6 +41,29 @@ pub(super) struct Matching {
     empty_large: Vec<bool>,
 }
 
+impl Matching {
+    /// The exact matching of rows of unit length.
+    pub(super) fn of_rows(small: &Array2<f32>, large: &Array2<f32>) -> Result<Self, EvidenceError> {
+        let similarity = product::rows_by_rows(small.view(), large.view());
+        Ok(Self {
+            targets: assign(&similarity)?,
+            empty_small: is_empty(small).collect(),
+            empty_large: is_empty(large).collect(),
+        })
+    }
+
+    /// Does it keep the order? `units`: which unit of the whole each sampled one is.
+    pub(super) fn order_test(&self, units: &[usize]) -> Result<MatchingTest, EvidenceError> {
+        test(units, &self.targets, &[self])
+    }
+}
+
+fn assign(similarity: &Array2<f32>) -> Result<Vec<usize>, EvidenceError> {
+    stats::assign_max(similarity.view())
+        .map(|assignment| assignment.row_to_col)
+        .map_err(|e| EvidenceError::Numerical(e.to_string()))
+}
+
 fn is_empty(rows: &Array2<f32>) -> impl Iterator<Item = bool> + '_ {
     rows.rows()
         .into_iter()
@@ -154,9 +177,7 @@ impl<'a> Matcher<'a> {
         let mut rows = (self.read)(small.0, small.1, view, small.2, coarse)?;
         product::normalise_rows(&mut rows);
         let (similarity, empty_large) = self.similarity(&rows, large, view, coarse)?;
-        let targets = stats::assign_max(similarity.view())
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?
-            .row_to_col;
+        let targets = assign(&similarity)?;
         let found = Arc::new(Matching {
             targets,
             empty_small: is_empty(&rows).collect(),
@@ -201,7 +222,7 @@ impl<'a> Matcher<'a> {
             }
             Question::Order => {
                 let found = matching(a.up_view())?;
-                test(&units, &found.targets, &[&found])
+                found.order_test(&units)
             }
         }?;
         Ok(Cell {

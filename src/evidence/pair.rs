@@ -78,6 +78,9 @@ impl ComponentPair {
     }
 }
 
+/// A component without a counterpart: `reference` or `candidate`, and its id.
+pub type Unpaired = (&'static str, String);
+
 /// Two models side by side.
 #[derive(Debug)]
 pub struct Pair<'a> {
@@ -88,7 +91,7 @@ pub struct Pair<'a> {
     /// Components that stand against each other.
     pub components: Vec<ComponentPair>,
     /// Components without a counterpart: side, id.
-    pub unpaired: Vec<(&'static str, String)>,
+    pub unpaired: Vec<Unpaired>,
 }
 
 /// Components of one kind stand against each other in order; a component without roles may also
@@ -96,10 +99,7 @@ pub struct Pair<'a> {
 fn counterparts<'a>(
     reference: &'a Model,
     candidate: &'a Model,
-) -> (
-    Vec<(&'a Component, &'a Component)>,
-    Vec<(&'static str, String)>,
-) {
+) -> (Vec<(&'a Component, &'a Component)>, Vec<Unpaired>) {
     let mut open: Vec<&Component> = candidate.components.iter().collect();
     let mut pairs = Vec::new();
     let mut unpaired = Vec::new();

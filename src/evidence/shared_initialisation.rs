@@ -71,6 +71,10 @@ struct Aligned {
     identity: bool,
 }
 
+/// Reads a view of the given units of the MLP of a side.
+type ReadUnits<'a> =
+    dyn Fn(Side, &Mlp<'_>, View, &[usize]) -> Result<Array2<f32>, TensorError> + 'a;
+
 /// Mean cosine of corresponding rows.
 fn mean_cosine(a: &Array2<f32>, b: &Array2<f32>) -> f64 {
     let dots = a
@@ -85,7 +89,7 @@ fn align(
     cell: &Cell,
     pair: &ComponentPair,
     settings: &Settings,
-    read: &dyn Fn(Side, &Mlp<'_>, View, &[usize]) -> Result<Array2<f32>, TensorError>,
+    read: &ReadUnits<'_>,
 ) -> Result<Option<Aligned>, EvidenceError> {
     let Some((a, b)) = unit_matching::mlps(pair, cell.reference, cell.candidate) else {
         return Ok(None);

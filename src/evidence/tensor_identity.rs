@@ -19,7 +19,7 @@ use super::{Run, Test};
 use crate::arch::{Component, Role};
 use crate::tensor::{DType, Matrix, Tensor, TensorError};
 use rayon::prelude::*;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 static SPEC: TestSpec = TestSpec {
     id: "tensor-identity",
@@ -192,15 +192,37 @@ fn n_covered(component: &Component, paired: &HashSet<&str>, roles: &HashSet<Role
     tensors.filter(|t| covered(t.name())).count()
 }
 
-/// Compares the roles whose tensors have no counterpart of their shape (fused or split projections).
-/// Returns the smaller of the fractions of tensors that were compared on each side.
-fn compare_roles(pair: &ComponentPair, counts: &mut Counts) -> Result<f64, TensorError> {
-    let (a, b) = (&pair.reference, &pair.candidate);
-    let mut paired = [HashSet::new(), HashSet::new()];
-    for found in &pair.correspondence.pairs {
-        paired[0].insert(a.tensors[found.reference].name());
-        paired[1].insert(b.tensors[found.candidate].name());
+/// Roles of each tensor that has any.
+fn roles_by_tensor(component: &Component) -> HashMap<&str, Vec<Role>> {
+    let mut roles: HashMap<&str, Vec<Role>> = HashMap::new();
+    for (role, matrix) in &component.roles {
+        roles.entry(matrix.tensor().name()).or_default().push(*role);
     }
+    roles
+}
+
+/// Whether two tensors of equal shape can be compared as they are: where both have roles, these must
+/// be the same in the same layout. A square matrix that is stored transposed has not.
+fn agree(pair: &ComponentPair, roles: [Option<&Vec<Role>>; 2]) -> bool {
+    let [Some(of_a), Some(of_b)] = roles else {
+        return true;
+    };
+    let same = |role: &Role| match (pair.reference.role(*role), pair.candidate.role(*role)) {
+        (Some(x), Some(y)) => x.has_layout_of(y),
+        _ => false,
+    };
+    of_a == of_b && of_a.iter().all(same)
+}
+
+/// Compares the roles whose tensors have no counterpart of their shape (fused or split projections)
+/// or layout. `paired`: names of the tensors that were compared as they are, on each side. Returns
+/// the smaller of the fractions of tensors that were compared in all.
+fn compare_roles(
+    pair: &ComponentPair,
+    paired: &[HashSet<&str>; 2],
+    counts: &mut Counts,
+) -> Result<f64, TensorError> {
+    let (a, b) = (&pair.reference, &pair.candidate);
     let mut roles = HashSet::new();
     for (role, x, y) in pair.common_roles() {
         let (name_x, name_y) = (x.tensor().name(), y.tensor().name());
@@ -217,12 +239,19 @@ fn compare_roles(pair: &ComponentPair, counts: &mut Counts) -> Result<f64, Tenso
 
 fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> {
     let mut counts = Counts::default();
+    let roles = [&pair.reference, &pair.candidate].map(roles_by_tensor);
+    let mut paired = [HashSet::new(), HashSet::new()];
     for found in &pair.correspondence.pairs {
         let a = &pair.reference.tensors[found.reference];
         let b = &pair.candidate.tensors[found.candidate];
+        if !agree(pair, [roles[0].get(a.name()), roles[1].get(b.name())]) {
+            continue;
+        }
         compare(a, b, &mut counts)?;
+        paired[0].insert(a.name());
+        paired[1].insert(b.name());
     }
-    let fraction_compared = compare_roles(pair, &mut counts)?;
+    let fraction_compared = compare_roles(pair, &paired, &mut counts)?;
     if counts.n_elements == 0.0 {
         let reason = "no tensor of the candidate has the shape of one of the reference";
         return Ok(TestRecord::not_applicable(SPEC.id, &pair.id, reason));

@@ -3,6 +3,7 @@
 //! φ_U of *Independence Tests for Language Models* (ICML 2025), in log space.
 
 use super::context::{EvidenceError, Settings};
+use super::matcher::Matching;
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
 use super::spec::{Need, Scope, TestSpec};
@@ -119,7 +120,7 @@ pub(super) fn channels(pair: &ComponentPair) -> ChannelOutcome {
         let b = &pair.candidate.tensors[found.candidate];
         let n_rows = a.shape().first().copied().unwrap_or(0);
         let is_weight = a.shape().len() >= 2 && a.dtype().is_float() && b.dtype().is_float();
-        if !is_weight || n_rows < MIN_ROWS || n_rows > MAX_ROWS || !read.contains(&n_rows) {
+        if !is_weight || !(MIN_ROWS..=MAX_ROWS).contains(&n_rows) || !read.contains(&n_rows) {
             continue;
         }
         let (mut x, mut y) = (
@@ -135,19 +136,14 @@ pub(super) fn channels(pair: &ComponentPair) -> ChannelOutcome {
             product::centre_rows(rows);
             product::normalise_rows(rows);
         }
-        let similarity = product::rows_by_rows(x.view(), y.view());
-        let matching = stats::assign_max(similarity.view())
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?
-            .row_to_col;
         let rows: Vec<usize> = (0..n_rows).collect();
-        let test = stats::order_test(&matching, &rows, n_rows)
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?;
+        let test = Matching::of_rows(&x, &y)?.order_test(&rows)?;
         best = Some(best.map_or(test.ln_p, |p| p.min(test.ln_p)));
         cells.push(LayerCell {
             reference_layer: None,
             candidate_layer: None,
             role: a.name().to_owned(),
-            value: test.n_coincident as f64 / test.n as f64,
+            value: test.n_coincident as f64 / test.n.max(1) as f64,
             ln_p: Some(test.ln_p),
         });
     }

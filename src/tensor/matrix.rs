@@ -123,6 +123,11 @@ impl Matrix {
         }
     }
 
+    /// Whether the view takes its rows from its tensor in the same way as another does.
+    pub fn has_layout_of(&self, other: &Self) -> bool {
+        self.transposed == other.transposed && self.rows == other.rows
+    }
+
     /// The tensor behind the view.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor

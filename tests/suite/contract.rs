@@ -31,8 +31,11 @@ fn p_tests() -> Vec<&'static str> {
     with_p.map(|test| test.spec.id).collect()
 }
 
+/// Test, status, ln p and effects of one record.
+type Numbers = (&'static str, Status, Option<f64>, Vec<(String, f64)>);
+
 /// The numbers of the tests that read weights: everything that a verdict reads.
-fn numbers(report: &Report) -> Vec<(&'static str, Status, Option<f64>, Vec<(String, f64)>)> {
+fn numbers(report: &Report) -> Vec<Numbers> {
     let ids = weight_tests();
     let of = |r: &TestRecord| {
         let effects = r.effects.iter().map(|(name, e)| (name.clone(), e.value));
