@@ -6,8 +6,8 @@
 
 mod support;
 
-use modelkin::checkpoint::digest;
 use modelkin::source::bytes::{ByteSource, LocalFile};
+use modelkin::source::digest;
 use modelkin::stats::{CoMoments, Moments};
 use modelkin::tensor::DType;
 use rayon::prelude::*;

@@ -3,7 +3,7 @@
 
 use crate::arch::artefact::{Artefacts, FileEntry};
 use crate::arch::{Component, Model, RoleBasis};
-use crate::checkpoint::{self, CheckpointFile, digest};
+use crate::checkpoint::{self, CheckpointFile};
 use crate::evidence::context::{Observer, Settings};
 use crate::evidence::pair::Pair;
 use crate::evidence::record::TestRecord;
@@ -13,7 +13,7 @@ use crate::report::{
 };
 pub use crate::source::Unwatched;
 use crate::source::bytes::LocalFile;
-use crate::source::{self, ModelRef, Snapshot};
+use crate::source::{self, FetchOptions, ModelRef, Snapshot, digest};
 use crate::verdict;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub struct Request {
     pub candidate: ModelRef,
     /// Settings that change numbers.
     pub settings: Settings,
+    /// How to reach a hub; changes no number.
+    pub fetch: FetchOptions,
     /// Ids of the tests to run, in the order of the registry.
     pub tests: Vec<String>,
     /// The command line that repeats the audit.
@@ -90,8 +92,8 @@ impl Watch for Unwatched {
 /// # Errors
 /// When a model cannot be had or read. A test that cannot be carried out is a record, not an error.
 pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditError> {
-    let (reference, reference_revision) = open(&request.reference, watch)?;
-    let (candidate, candidate_revision) = open(&request.candidate, watch)?;
+    let (reference, reference_revision) = open(&request.reference, &request.fetch, watch)?;
+    let (candidate, candidate_revision) = open(&request.candidate, &request.fetch, watch)?;
     let started = Instant::now();
     let pair = Pair::new(&reference, &candidate, &request.settings)?;
     tracing::debug!("phase pairing: {:.2?}", started.elapsed());
@@ -145,9 +147,13 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
 ///
 /// # Errors
 /// When it cannot be had or read.
-pub fn open(model: &ModelRef, watch: &dyn Watch) -> Result<(Model, Option<String>), AuditError> {
+pub fn open(
+    model: &ModelRef,
+    fetch: &FetchOptions,
+    watch: &dyn Watch,
+) -> Result<(Model, Option<String>), AuditError> {
     let started = Instant::now();
-    let snapshot = source::resolve(model, &source::FetchOptions::default(), as_progress(watch))?;
+    let snapshot = source::resolve(model, fetch, as_progress(watch))?;
     let mut files = Vec::new();
     for file in &snapshot.files {
         let opened =

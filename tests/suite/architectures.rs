@@ -8,6 +8,7 @@ use crate::support::zoo;
 use modelkin::arch::{ComponentKind, Model, Part, Role, RoleKind};
 use modelkin::audit::{self, Unwatched};
 use modelkin::report::Report;
+use modelkin::source::FetchOptions;
 use modelkin::verdict::{Conclusion, Relation};
 use std::path::Path;
 
@@ -18,7 +19,8 @@ fn saved(model: &TestModel) -> tempfile::TempDir {
 }
 
 fn opened(folder: &Path) -> Model {
-    let (model, _) = audit::open(&model_ref(folder), &Unwatched).expect("a sound model");
+    let (model, _) = audit::open(&model_ref(folder), &FetchOptions::default(), &Unwatched)
+        .expect("a sound model");
     model
 }
 

@@ -5,7 +5,7 @@ use modelkin::evidence::context::Settings;
 use modelkin::evidence::record::{Status, TestRecord};
 use modelkin::evidence::{self};
 use modelkin::report::Report;
-use modelkin::source::ModelRef;
+use modelkin::source::{FetchOptions, ModelRef};
 use std::path::Path;
 
 /// A model's folder or file as a reference.
@@ -26,6 +26,7 @@ fn try_compare_with(
         reference: model_ref(reference),
         candidate: model_ref(candidate),
         settings: Settings::default(),
+        fetch: FetchOptions::default(),
         tests: tests.iter().map(|id| (*id).to_owned()).collect(),
         command: vec!["modelkin".to_owned(), "compare".to_owned()],
     };

@@ -7,5 +7,6 @@ mod cli;
 mod contract;
 mod derivations;
 mod hostile;
+mod hub;
 mod support;
 mod verdicts;

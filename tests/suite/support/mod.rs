@@ -5,6 +5,7 @@
 pub mod corrupt;
 pub mod derive;
 pub mod forward;
+pub mod hub_server;
 pub mod linear;
 pub mod model;
 pub mod safetensors_file;

@@ -1,6 +1,6 @@
 //! Digests of files, streamed.
 
-use crate::source::bytes::ByteSource;
+use super::bytes::ByteSource;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
