@@ -8,5 +8,6 @@ mod contract;
 mod derivations;
 mod hostile;
 mod hub;
+mod published;
 mod support;
 mod verdicts;
