@@ -1,9 +1,10 @@
 //! `modelkin compare` on two checkpoints of the shape of Llama-3-8B: time, bytes read, memory.
 //!
-//! The weights are random and lie on disk as the hub has them: four safetensors shards of bf16 with
-//! index, config and tokenizer, 16 GB a model. The candidate is the reference with a little noise
-//! (`derived`: what an audit of a copy costs) or drawn anew (`independent`: the layer search runs,
-//! which a copy spares). Both are made once and removed at the end.
+//! The weights are random, with four directions in each matrix that stand out as what was learned
+//! does, and lie on disk as the hub has them: four safetensors shards of bf16 with index, config and
+//! tokenizer, 16 GB a model. The candidate is the reference with a little noise (`derived`: what an
+//! audit of a copy costs) or drawn anew (`independent`: the layer search runs, which a copy spares).
+//! Both are made once and removed at the end.
 //!
 //! Variables: `MODELKIN_BENCH_DIR` (where the 32 GB go; default `target/bench-data`),
 //! `MODELKIN_BENCH_CASES` (`derived,independent`), `MODELKIN_BENCH_LAYERS` (default 32),
@@ -29,6 +30,8 @@ const N_SHARDS: usize = 4;
 /// Standard deviation of the weights, and of the noise that makes a derived candidate.
 const SPREAD: f32 = 0.02;
 const NOISE: f32 = 0.001;
+/// Singular value of a learned direction over the largest one of the noise around it.
+const LEARNED: f32 = 3.0;
 /// Elements made at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -73,15 +76,29 @@ fn fill(recipe: Recipe, normals: &Normals, tensor: &Planned, index: u64, start: 
     let len = CHUNK.min(n - start);
     let is_norm = tensor.1.len() == 1;
     let stream = |seed: u64| mix(seed, index << 40);
+    let (n_rows, n_cols) = (tensor.1[0], tensor.1.get(1).copied().unwrap_or(1));
+    // Four directions: an outer product of normals has the singular value √(n·m).
+    let scale = LEARNED * SPREAD * ((n_rows as f32).powf(-0.5) + (n_cols as f32).powf(-0.5));
+    let side = |n: usize, salt: u64| -> Vec<[f32; 4]> {
+        let seed = mix(stream(recipe.seed), salt);
+        (0..n as u64).map(|i| normals.four(mix(seed, i))).collect()
+    };
+    let (rows, cols) = match is_norm {
+        true => (Vec::new(), Vec::new()),
+        false => (side(n_rows, u64::MAX), side(n_cols, u64::MAX - 1)),
+    };
     let mut bytes = Vec::with_capacity(len * 2);
     for quad in 0..len.div_ceil(4) {
         let at = (start / 4 + quad) as u64;
         let mut values = normals.four(mix(stream(recipe.seed), at));
-        for value in &mut values {
+        for (i, value) in values.iter_mut().enumerate() {
             *value = if is_norm {
                 1.0 + 0.1 * *value
             } else {
-                SPREAD * *value
+                let element = (start + 4 * quad + i).min(n - 1);
+                let (row, col) = (rows[element / n_cols], cols[element % n_cols]);
+                let learned: f32 = row.iter().zip(col).map(|(u, v)| u * v).sum();
+                SPREAD * *value + scale * learned
             };
             *value = bf16::from_f32(*value).to_f32();
         }

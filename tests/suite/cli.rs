@@ -217,3 +217,19 @@ fn the_catalogue_completions_and_man_page_are_generated() {
     let page = modelkin(&["man"]);
     assert!(String::from_utf8_lossy(&page.stdout).contains(".TH modelkin"));
 }
+
+#[test]
+fn the_example_holds_a_derived_and_an_independent_model() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path().join("example").display().to_string();
+    assert!(modelkin(&["example", &root]).status.success());
+    for (model, related) in [("derived", true), ("independent", false)] {
+        let (a, b) = (format!("{root}/reference"), format!("{root}/{model}"));
+        let report = json(&modelkin(&["compare", &a, &b, "--json"]));
+        assert_eq!(
+            report["finding"]["related"],
+            Value::Bool(related),
+            "{model}"
+        );
+    }
+}
