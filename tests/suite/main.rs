@@ -8,6 +8,8 @@ mod contract;
 mod derivations;
 mod hostile;
 mod hub;
+mod hub_cache;
+mod hub_protocol;
 mod published;
 mod support;
 mod verdicts;

@@ -4,9 +4,15 @@
 //! A blob has its final name only when it is complete and verified; until then it is `<etag>.incomplete`.
 
 use super::super::{Snapshot, SnapshotFile, SourceError};
-use std::fs::{self, File};
+use super::client::RemoteFile;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Between two looks at a lock that another process holds.
+const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The cache of one repository.
 #[derive(Debug, Clone)]
@@ -62,6 +68,44 @@ impl RepoCache {
         self.root.join("snapshots").join(commit)
     }
 
+    /// Where the snapshot shows a file.
+    fn shown_at(&self, commit: &str, path: &str) -> PathBuf {
+        self.snapshot_folder(commit).join(path)
+    }
+
+    /// Whether the snapshot holds the file itself, not a link: what clients do where links fail.
+    fn is_copied(&self, commit: &str, file: &RemoteFile) -> bool {
+        fs::symlink_metadata(self.shown_at(commit, &file.path))
+            .is_ok_and(|m| m.is_file() && m.len() == file.size_bytes)
+    }
+
+    /// Whether the content is there, whoever fetched it.
+    pub(super) fn has(&self, commit: &str, file: &RemoteFile) -> bool {
+        let blob = fs::metadata(self.blob(&file.etag));
+        blob.is_ok_and(|m| m.is_file() && m.len() == file.size_bytes)
+            || self.is_copied(commit, file)
+    }
+
+    /// Makes an entry beside its place and moves it there: never absent, never half there, and no two
+    /// processes use the same name.
+    fn place(&self, target: &Path, make: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+        static N_MADE: AtomicU32 = AtomicU32::new(0);
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let n = N_MADE.fetch_add(1, Ordering::Relaxed);
+        let partial = self
+            .root
+            .join(format!(".{}-{n}.partial", std::process::id()));
+        // Left by a killed process that had the same number.
+        let _ = fs::remove_file(&partial);
+        let placed = make(&partial).and_then(|()| fs::rename(&partial, target));
+        if placed.is_err() {
+            let _ = fs::remove_file(&partial);
+        }
+        placed
+    }
+
     /// Makes the folders.
     pub(super) fn prepare(&self) -> Result<(), SourceError> {
         for folder in [
@@ -74,8 +118,13 @@ impl RepoCache {
         Ok(())
     }
 
-    /// Waits until no other process fetches this blob. The lock ends with the file.
-    pub(super) fn lock(&self, etag: &str) -> Result<File, SourceError> {
+    /// Waits until no other process fetches this blob, and says once that it waits. The lock ends with
+    /// the file.
+    pub(super) async fn lock(
+        &self,
+        etag: &str,
+        on_wait: &(dyn Fn() + Sync),
+    ) -> Result<File, SourceError> {
         let path = self.locks.join(format!("{etag}.lock"));
         let file = File::options()
             .create(true)
@@ -83,13 +132,23 @@ impl RepoCache {
             .write(true)
             .open(&path)
             .map_err(|e| SourceError::io(&path, e))?;
-        match file.lock() {
-            Ok(()) => {}
-            // Some network file systems know no locks; two processes may then fetch twice.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-            Err(error) => return Err(SourceError::io(&path, error)),
+        let mut n_tries = 0u32;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                // Some network file systems know no locks; two processes may then fetch twice.
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    return Ok(file);
+                }
+                Err(TryLockError::Error(error)) => return Err(SourceError::io(&path, error)),
+            }
+            n_tries = n_tries.saturating_add(1);
+            if n_tries == 10 {
+                on_wait();
+            }
+            tokio::time::sleep(LOCK_POLL).await;
         }
-        Ok(file)
     }
 
     /// Remembers which commit a revision is.
@@ -101,15 +160,8 @@ impl RepoCache {
         if fs::read_to_string(&path).is_ok_and(|known| known == commit) {
             return Ok(());
         }
-        let write = || -> io::Result<()> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let partial = path.with_extension("partial");
-            fs::write(&partial, commit)?;
-            fs::rename(&partial, &path)
-        };
-        write().map_err(|e| SourceError::io(&path, e))
+        self.place(&path, &|partial| fs::write(partial, commit))
+            .map_err(|e| SourceError::io(&path, e))
     }
 
     /// The commit that a revision was when it was last asked for.
@@ -123,36 +175,21 @@ impl RepoCache {
     }
 
     /// Lets the snapshot's path show the blob.
-    pub(super) fn link(
-        &self,
-        commit: &str,
-        path: &str,
-        etag: &str,
-    ) -> Result<PathBuf, SourceError> {
-        let target = self.snapshot_folder(commit).join(path);
-        let make = || -> io::Result<()> {
-            if let Some(folder) = target.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let mut relative = PathBuf::from("../..");
-            for _ in path.split('/').skip(1) {
-                relative.push("..");
-            }
-            let relative = relative.join("blobs").join(etag);
-            if fs::read_link(&target).is_ok_and(|known| known == relative) {
-                return Ok(());
-            }
-            // Made beside it and renamed: the path is never absent and never half there.
-            let mut partial = target.clone().into_os_string();
-            partial.push(".partial");
-            let partial = PathBuf::from(partial);
-            let _ = fs::remove_file(&partial);
-            if symlink(&relative, &partial).is_err() {
-                fs::copy(self.blob(etag), &partial)?;
-            }
-            fs::rename(&partial, &target)
-        };
-        make().map_err(|e| SourceError::io(&target, e))?;
+    pub(super) fn link(&self, commit: &str, file: &RemoteFile) -> Result<PathBuf, SourceError> {
+        let target = self.shown_at(commit, &file.path);
+        let mut relative = PathBuf::from("../..");
+        for _ in file.path.split('/').skip(1) {
+            relative.push("..");
+        }
+        let relative = relative.join("blobs").join(&file.etag);
+        let is_linked = fs::read_link(&target).is_ok_and(|known| known == relative);
+        if !is_linked && !self.is_copied(commit, file) {
+            self.place(&target, &|partial| {
+                symlink(&relative, partial)
+                    .or_else(|_| fs::copy(self.blob(&file.etag), partial).map(|_| ()))
+            })
+            .map_err(|e| SourceError::io(&target, e))?;
+        }
         Ok(target)
     }
 
@@ -225,6 +262,29 @@ mod tests {
         }
     }
 
+    fn remote(path: &str, size_bytes: u64) -> RemoteFile {
+        RemoteFile {
+            path: path.to_owned(),
+            etag: "abc".to_owned(),
+            size_bytes,
+            in_lfs: false,
+        }
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_its_link_counts_if_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = RepoCache::new(folder.path(), "org/name");
+        let commit = "0".repeat(40);
+        let target = cache.shown_at(&commit, "config.json");
+        fs::create_dir_all(cache.snapshot_folder(&commit)).unwrap();
+        fs::write(&target, b"content").unwrap();
+        assert!(cache.has(&commit, &remote("config.json", 7)));
+        assert!(!cache.has(&commit, &remote("config.json", 8)));
+        cache.link(&commit, &remote("config.json", 7)).unwrap();
+        assert!(fs::symlink_metadata(target).unwrap().is_file());
+    }
+
     #[cfg(unix)]
     #[test]
     fn links_are_relative_and_reach_their_blob_from_any_depth() {
@@ -234,7 +294,7 @@ mod tests {
         fs::write(cache.blob("abc"), b"content").unwrap();
         let commit = "0".repeat(40);
         for path in ["config.json", "a/b/config.json"] {
-            let link = cache.link(&commit, path, "abc").unwrap();
+            let link = cache.link(&commit, &remote(path, 7)).unwrap();
             assert_eq!(fs::read(&link).unwrap(), b"content");
             assert!(fs::read_link(&link).unwrap().starts_with("../.."));
         }

@@ -6,7 +6,9 @@
 use super::super::SourceError;
 use super::cache::{is_commit, is_etag, is_safe};
 use super::settings::FetchOptions;
-use reqwest::header::{AUTHORIZATION, ETAG, HeaderMap, LOCATION, RANGE, RETRY_AFTER, USER_AGENT};
+use reqwest::header::{
+    AUTHORIZATION, ETAG, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
+};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -26,7 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct RemoteFile {
     /// Path in the repository; safe to append to a folder.
     pub(super) path: String,
-    /// Name of its blob: SHA-256 for files in LFS, git's id for the others.
+    /// Name of its blob: SHA-256 for files in LFS, git's id for the others, both in lower case.
     pub(super) etag: String,
     /// Size in bytes.
     pub(super) size_bytes: u64,
@@ -84,6 +86,7 @@ pub(super) struct Hub<'a> {
     options: &'a FetchOptions,
     repository: &'a str,
     base: Url,
+    authorization: Option<HeaderValue>,
 }
 
 fn setting(options: &FetchOptions, problem: impl ToString) -> SourceError {
@@ -94,6 +97,23 @@ fn setting(options: &FetchOptions, problem: impl ToString) -> SourceError {
     }
 }
 
+/// The client cannot be made; what it needs of the system is authorities to trust.
+fn no_authorities(error: &reqwest::Error) -> SourceError {
+    let mut problem = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        problem = format!("{problem}: {inner}");
+        cause = inner.source();
+    }
+    SourceError::Setting {
+        variable: "SSL_CERT_FILE",
+        value: std::env::var("SSL_CERT_FILE").unwrap_or_default(),
+        problem: format!(
+            "{problem}; install the system's certificates (package ca-certificates) or name a file of them"
+        ),
+    }
+}
+
 fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
@@ -101,6 +121,30 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 /// An etag without its quotes and its mark of weakness.
 fn plain_etag(text: &str) -> &str {
     text.trim().trim_start_matches("W/").trim_matches('"')
+}
+
+/// How long a server that limits the rate wants to be left alone: `Retry-After` in seconds, or the
+/// public hub's own `RateLimit: "api";r=0;t=55`.
+fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = match header(headers, RETRY_AFTER.as_str()) {
+        Some(seconds) => seconds.trim().parse().ok(),
+        None => header(headers, "ratelimit")?
+            .split(';')
+            .find_map(|part| part.trim().strip_prefix("t=")?.trim().parse().ok()),
+    };
+    seconds.map(Duration::from_secs)
+}
+
+/// The header that carries the token; a token that no header can carry is not shown.
+fn authorization(token: &str) -> Result<HeaderValue, SourceError> {
+    let mut value =
+        HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| SourceError::Setting {
+            variable: "HF_TOKEN",
+            value: "…".to_owned(),
+            problem: "expected a token in one line of printable characters".to_owned(),
+        })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl<'a> Hub<'a> {
@@ -117,12 +161,13 @@ impl<'a> Hub<'a> {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(options.stall)
             .build()
-            .map_err(|e| setting(options, e))?;
+            .map_err(|e| no_authorities(&e))?;
         Ok(Self {
             client,
             options,
             repository,
             base,
+            authorization: options.token.as_deref().map(authorization).transpose()?,
         })
     }
 
@@ -155,10 +200,10 @@ impl<'a> Hub<'a> {
                 .client
                 .request(method.clone(), url.clone())
                 .header(USER_AGENT, agent);
-            if let Some(token) = &self.options.token
+            if let Some(authorization) = &self.authorization
                 && url.origin() == self.base.origin()
             {
-                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+                request = request.header(AUTHORIZATION, authorization);
             }
             if let Some(from) = range {
                 request = request.header(RANGE, format!("bytes={from}-"));
@@ -177,7 +222,17 @@ impl<'a> Hub<'a> {
                 .and_then(|l| l.to_str().ok());
             let next = location.and_then(|l| url.join(l).ok());
             url = match next {
-                Some(next) if ["http", "https"].contains(&next.scheme()) => next,
+                Some(next) if next.scheme() == "https" || next.scheme() == self.base.scheme() => {
+                    next
+                }
+                // From https to http: whoever listens could answer in the host's place.
+                Some(next) if next.scheme() == "http" => {
+                    return Err(self.protocol(
+                        &url,
+                        "an https address to go on with",
+                        shown(&next),
+                    ));
+                }
                 _ => return Err(self.protocol(&url, "an address to go on with", "none")),
             };
         }
@@ -204,12 +259,7 @@ impl<'a> Hub<'a> {
             endpoint: endpoint.clone(),
         };
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let seconds = header(response.headers(), RETRY_AFTER.as_str());
-            return Failure::Slow(
-                seconds
-                    .and_then(|s| s.trim().parse().ok())
-                    .map(Duration::from_secs),
-            );
+            return Failure::Slow(asked_wait(response.headers()));
         }
         if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
             return Failure::Passing(format!("status {status}"));
@@ -221,7 +271,7 @@ impl<'a> Hub<'a> {
             },
             (_, "RepoNotFound" | "RevisionNotFound" | "EntryNotFound") | (404, _) => not_found(),
             // The public hub answers so for what is not there, unless one may know.
-            (401, _) if self.options.token.is_none() => not_found(),
+            (401 | 403, _) if self.authorization.is_none() => not_found(),
             (401 | 403, _) => SourceError::Unauthorized {
                 endpoint,
                 status: status.as_u16(),
@@ -270,6 +320,10 @@ impl<'a> Hub<'a> {
         let mut files = Vec::new();
         for sibling in answer.siblings {
             let path = &sibling.rfilename;
+            // The name of a file that is not fetched does no harm, and logs have strange ones.
+            if !is_needed(path) {
+                continue;
+            }
             if !is_safe(path) {
                 return Err(self.protocol(
                     &url,
@@ -277,7 +331,7 @@ impl<'a> Hub<'a> {
                     format!("{path:?}"),
                 ));
             }
-            if is_needed(path) && seen.insert(path.clone()) {
+            if seen.insert(path.clone()) {
                 files.push(self.file(&answer.sha, sibling).await?);
             }
         }
@@ -306,7 +360,7 @@ impl<'a> Hub<'a> {
             }
             return Ok(RemoteFile {
                 path,
-                etag,
+                etag: etag.to_ascii_lowercase(),
                 size_bytes,
                 in_lfs,
             });
@@ -328,12 +382,20 @@ impl<'a> Hub<'a> {
             .map(plain_etag);
         let size = header(headers, "x-linked-size").or_else(|| header(headers, "content-length"));
         match (etag, size.and_then(|s| s.parse().ok())) {
-            (Some(etag), Some(size_bytes)) if is_etag(etag) => Ok(RemoteFile {
-                in_lfs: etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit()),
-                etag: etag.to_owned(),
-                size_bytes,
-                path,
-            }),
+            (Some(etag), Some(size_bytes)) if is_etag(etag) => {
+                let is_hex = etag.bytes().all(|b| b.is_ascii_hexdigit());
+                let in_lfs = is_hex && etag.len() == 64;
+                let is_git = is_hex && etag.len() == 40;
+                Ok(RemoteFile {
+                    etag: match in_lfs || is_git {
+                        true => etag.to_ascii_lowercase(),
+                        false => etag.to_owned(),
+                    },
+                    in_lfs,
+                    size_bytes,
+                    path,
+                })
+            }
             found => Err(self.protocol(&url, "an etag and a size", format!("{found:?}"))),
         }
     }
@@ -384,9 +446,63 @@ pub(super) fn passing(error: &reqwest::Error) -> Failure {
         "the connection failed".to_owned()
     };
     let mut cause = std::error::Error::source(error);
+    let mut is_refused = false;
     while let Some(inner) = cause {
         text = format!("{text}: {inner}");
+        is_refused |= is_bad_certificate(inner);
         cause = inner.source();
     }
+    if is_refused {
+        // Another attempt would end the same.
+        return Failure::Final(SourceError::Unreachable {
+            url: error.url().map(shown).unwrap_or_default(),
+            attempts: 1,
+            last: text,
+        });
+    }
     Failure::Passing(text)
+}
+
+/// Whether the host's certificate was not to be trusted. Errors of TLS come wrapped in those of the
+/// system.
+fn is_bad_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
+    }
+    error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+        .is_some_and(|inner| is_bad_certificate(inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_that_a_server_asks_for_is_understood_in_both_forms() {
+        let wait = |name: &'static str, value: &'static str| {
+            asked_wait(&HeaderMap::from_iter([(
+                reqwest::header::HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )]))
+        };
+        let seconds = |s| Some(Duration::from_secs(s));
+        assert_eq!(wait("retry-after", " 7 "), seconds(7));
+        assert_eq!(wait("ratelimit", "\"api\";r=0;t=55"), seconds(55));
+        for value in ["-1", "Wed, 21 Oct 2015 07:28:00 GMT", ""] {
+            assert_eq!(wait("retry-after", value), None, "{value}");
+        }
+        assert_eq!(wait("ratelimit", "\"api\";r=0"), None);
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_refused_and_not_shown() {
+        let error = authorization("a\nsecret").unwrap_err().to_string();
+        assert!(
+            error.contains("HF_TOKEN") && !error.contains("secret"),
+            "{error}"
+        );
+        assert!(!format!("{:?}", authorization("secret").unwrap()).contains("secret"));
+    }
 }

@@ -3,7 +3,7 @@
 
 use super::super::bytes::LocalFile;
 use super::super::{Progress, SnapshotFile, SourceError, digest};
-use super::cache::RepoCache;
+use super::cache::{RepoCache, is_commit};
 use super::client::{Failure, Hub, RemoteFile, passing};
 use super::settings::FetchOptions;
 use reqwest::StatusCode;
@@ -12,9 +12,10 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// Attempts at one thing, with the waits between them.
 #[derive(Debug)]
@@ -84,7 +85,9 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// Fetches what is not in the cache yet.
+/// Fetches what is not in the cache yet. The snapshot shows its files only when all of them are there,
+/// so that what an interrupted run leaves is not taken for the whole model. The first file that cannot
+/// be had stops the others where they are.
 pub(super) fn all(
     hub: &Hub<'_>,
     cache: &RepoCache,
@@ -95,8 +98,8 @@ pub(super) fn all(
     progress: &dyn Progress,
 ) -> Result<Vec<SnapshotFile>, SourceError> {
     let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let done: Mutex<Vec<Result<SnapshotFile, SourceError>>> = Mutex::new(Vec::new());
+    let (stop, stopped) = watch::channel(false);
+    let done: Mutex<Vec<Result<(&RemoteFile, bool), SourceError>>> = Mutex::new(Vec::new());
     let fetch = Fetch {
         hub,
         cache,
@@ -108,24 +111,53 @@ pub(super) fn all(
         for _ in 0..options.n_parallel.clamp(1, 32).min(files.len()) {
             scope.spawn(|| {
                 while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let result = runtime.block_on(fetch.one(file));
+                    let mut stopped = stopped.clone();
+                    let result = runtime.block_on(async {
+                        tokio::select! {
+                            biased;
+                            _ = stopped.wait_for(|stopped| *stopped) => None,
+                            result = fetch.one(file) => Some(result),
+                        }
+                    });
+                    let Some(result) = result else { return };
                     if result.is_err() {
-                        stop.store(true, Ordering::Relaxed);
+                        stop.send_replace(true);
                     }
                     done.lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .push(result);
+                        .push(result.map(|verified| (file, verified)));
                 }
             });
         }
     });
-    done.into_inner()
+    let done: Result<Vec<(&RemoteFile, bool)>, SourceError> = done
+        .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .into_iter()
-        .collect()
+        .collect();
+    let shown = |(file, verified): (&RemoteFile, bool)| {
+        let of = |wanted: bool| (verified && wanted).then(|| file.etag.clone());
+        Ok(SnapshotFile {
+            path: file.path.clone(),
+            local: cache.link(commit, file)?,
+            size_bytes: file.size_bytes,
+            sha256: of(file.in_lfs),
+            git_blob: of(!file.in_lfs && is_commit(&file.etag)),
+        })
+    };
+    done?.into_iter().map(shown).collect()
+}
+
+/// A file whose progress is shown until this value ends, on whichever way.
+struct Shown<'a> {
+    progress: &'a dyn Progress,
+    path: &'a str,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.progress.fetch_ended(self.path);
+    }
 }
 
 /// What every download needs.
@@ -138,40 +170,35 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// Whether the blob is there, whoever fetched it.
-    fn is_here(&self, file: &RemoteFile) -> bool {
-        fs::metadata(self.cache.blob(&file.etag))
-            .is_ok_and(|m| m.is_file() && m.len() == file.size_bytes)
-    }
-
-    async fn one(&self, file: &RemoteFile) -> Result<SnapshotFile, SourceError> {
-        let mut verified = false;
-        if !self.is_here(file) {
-            let _lock = self.cache.lock(&file.etag)?;
-            // Another process may have fetched it while this one waited.
-            if !self.is_here(file) {
-                let incomplete = self.cache.incomplete(&file.etag);
-                let present = fs::metadata(&incomplete)
-                    .map_or(0, |m| m.len())
-                    .min(file.size_bytes);
-                self.progress
-                    .fetch_started(&file.path, file.size_bytes, present);
-                let fetched = self.fill(file, &incomplete).await;
-                self.progress.fetch_ended(&file.path);
-                fetched?;
-                self.finish(file, &incomplete)?;
-                verified = true;
-            }
+    /// Whether it was fetched, and verified, by this call; otherwise it was there.
+    async fn one(&self, file: &RemoteFile) -> Result<bool, SourceError> {
+        if self.cache.has(self.commit, file) {
+            return Ok(false);
         }
-        let local = self.cache.link(self.commit, &file.path, &file.etag)?;
-        let of = |wanted: bool| (verified && wanted).then(|| file.etag.clone());
-        Ok(SnapshotFile {
-            path: file.path.clone(),
-            local,
-            size_bytes: file.size_bytes,
-            sha256: of(file.in_lfs),
-            git_blob: of(!file.in_lfs && file.etag.len() == 40),
-        })
+        self.cache.prepare()?;
+        let on_wait = || {
+            let path = &file.path;
+            self.progress.notice(&format!(
+                "{path}: waiting for another process that fetches it"
+            ));
+        };
+        let _lock = self.cache.lock(&file.etag, &on_wait).await?;
+        // Another process may have fetched it while this one waited.
+        if self.cache.has(self.commit, file) {
+            return Ok(false);
+        }
+        let incomplete = self.cache.incomplete(&file.etag);
+        let present = fs::metadata(&incomplete).map_or(0, |m| m.len());
+        let present = present.min(file.size_bytes);
+        self.progress
+            .fetch_started(&file.path, file.size_bytes, present);
+        let _shown = Shown {
+            progress: self.progress,
+            path: &file.path,
+        };
+        self.fill(file, &incomplete).await?;
+        self.finish(file, &incomplete)?;
+        Ok(true)
     }
 
     /// Brings the incomplete file to its full length.
@@ -241,9 +268,11 @@ impl Fetch<'_> {
                         "no such range".to_owned(),
                     ));
                 }
-                out.set_len(0).map_err(disk)?;
-                out.seek(SeekFrom::Start(0)).map_err(disk)?;
-                *have = 0;
+                if *have > 0 {
+                    out.set_len(0).map_err(disk)?;
+                    out.seek(SeekFrom::Start(0)).map_err(disk)?;
+                    *have = 0;
+                }
                 if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
                     return Err(Failure::Passing("the range was refused".to_owned()));
                 }
@@ -278,7 +307,7 @@ impl Fetch<'_> {
         let content = LocalFile::open(incomplete, &file.path).map_err(failed)?;
         let found = if file.in_lfs {
             Some(digest::sha256_hex(&content).map_err(failed)?)
-        } else if file.etag.len() == 40 {
+        } else if is_commit(&file.etag) {
             Some(digest::git_blob_hex(&content).map_err(failed)?)
         } else {
             // A mirror's own etag: nothing to verify the content by.

@@ -72,7 +72,6 @@ pub(super) fn snapshot(
     if listing.files.is_empty() {
         return Err(SourceError::EmptyFolder(repository.into()));
     }
-    cache.prepare()?;
     let commit = listing.commit.as_str();
     let files = download::all(
         &hub,

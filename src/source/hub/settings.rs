@@ -54,12 +54,35 @@ fn is_on(value: Option<String>) -> bool {
     value.is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_ascii_uppercase().as_str()))
 }
 
-/// `~` at the start of a path means the home folder, in variables too.
-fn expanded(path: &str, home: &Path) -> PathBuf {
-    match path.strip_prefix("~/") {
-        Some(rest) => home.join(rest),
-        None => PathBuf::from(path),
+/// `~` at the start of a path means the home folder; `$NAME` and `${NAME}` mean variables, and stay as
+/// they are where there is none.
+fn expanded(path: &str, home: &Path, lookup: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let mut text = String::new();
+    let mut rest = path;
+    if path == "~" || path.starts_with("~/") {
+        text.push_str(&home.to_string_lossy());
+        rest = &path[1..];
     }
+    while let Some(at) = rest.find('$') {
+        let (before, from) = rest.split_at(at);
+        text.push_str(before);
+        let after = &from[1..];
+        let (name, end) = match after.strip_prefix('{').and_then(|a| a.split_once('}')) {
+            Some((name, _)) => (name, name.len() + 3),
+            None => {
+                let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let length = after.find(|c| !is_part(c)).unwrap_or(after.len());
+                (&after[..length], length + 1)
+            }
+        };
+        match lookup(name).filter(|_| !name.is_empty()) {
+            Some(value) => text.push_str(&value),
+            None => text.push_str(&from[..end]),
+        }
+        rest = &from[end..];
+    }
+    text.push_str(rest);
+    PathBuf::from(text)
 }
 
 impl FetchOptions {
@@ -69,7 +92,7 @@ impl FetchOptions {
             .or_else(|| lookup("USERPROFILE"))
             .unwrap_or_default();
         let home = PathBuf::from(home);
-        let path = |name: &str| lookup(name).map(|value| expanded(&value, &home));
+        let path = |name: &str| lookup(name).map(|value| expanded(&value, &home, lookup));
         let hf_home = path("HF_HOME").unwrap_or_else(|| {
             path("XDG_CACHE_HOME")
                 .unwrap_or_else(|| home.join(".cache"))
@@ -78,21 +101,25 @@ impl FetchOptions {
         let cache = path("HF_HUB_CACHE")
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
             .unwrap_or_else(|| hf_home.join("hub"));
-        let token = lookup("HF_TOKEN")
-            .or_else(|| lookup("HUGGING_FACE_HUB_TOKEN"))
-            .or_else(|| {
-                if is_on(lookup("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
-                    return None;
-                }
-                let file = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
-                std::fs::read_to_string(file).ok()
-            });
+        let clean = |token: String| Some(token.trim().to_owned()).filter(|t| !t.is_empty());
+        // A token that no one named for this request is implicit, the one in the variable as well.
+        let token = match is_on(lookup("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
+            true => None,
+            false => lookup("HF_TOKEN")
+                .or_else(|| lookup("HUGGING_FACE_HUB_TOKEN"))
+                .and_then(clean)
+                .or_else(|| {
+                    let file = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
+                    std::fs::read_to_string(file).ok().and_then(clean)
+                }),
+        };
         let endpoint = lookup("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
         Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache,
-            token: token.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()),
-            offline: is_on(lookup("HF_HUB_OFFLINE")) || is_on(lookup("TRANSFORMERS_OFFLINE")),
+            token,
+            // The second is asked only where the first says nothing: `HF_HUB_OFFLINE=0` is an answer.
+            offline: is_on(lookup("HF_HUB_OFFLINE").or_else(|| lookup("TRANSFORMERS_OFFLINE"))),
             n_parallel: 4,
             n_attempts: 6,
             first_wait: Duration::from_millis(500),
@@ -114,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_the_reference_client_keeps_it() {
-        let cases: [(&[(&str, &str)], &str); 5] = [
+        let cases: [(&[(&str, &str)], &str); 9] = [
             (&[("HOME", "/h")], "/h/.cache/huggingface/hub"),
             (
                 &[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")],
@@ -123,6 +150,10 @@ mod tests {
             (&[("HOME", "/h"), ("HF_HOME", "~/f")], "/h/f/hub"),
             (&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")], "/c"),
             (&[("HUGGINGFACE_HUB_CACHE", "/old")], "/old"),
+            (&[("HOME", "/h"), ("HF_HUB_CACHE", "~")], "/h"),
+            (&[("D", "/d"), ("HF_HOME", "$D/x")], "/d/x/hub"),
+            (&[("D", "d"), ("HF_HUB_CACHE", "/${D}s/$NO/$")], "/ds/$NO/$"),
+            (&[("HF_HUB_CACHE", "/${D/é$")], "/${D/é$"),
         ];
         for (variables, cache) in cases {
             assert_eq!(of(variables).cache, Path::new(cache), "{variables:?}");
@@ -138,8 +169,11 @@ mod tests {
         let explicit = of(&[("HF_HOME", home), ("HF_TOKEN", " secret ")]);
         assert_eq!(explicit.token.as_deref(), Some("secret"));
         assert!(!format!("{explicit:?}").contains("secret"));
-        let off = of(&[("HF_HOME", home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]);
-        assert_eq!(off.token, None);
+        let off = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1");
+        assert_eq!(of(&[("HF_HOME", home), off]).token, None);
+        assert_eq!(of(&[("HF_TOKEN", "secret"), off]).token, None);
+        let blank = of(&[("HF_HOME", home), ("HF_TOKEN", " ")]);
+        assert_eq!(blank.token.as_deref(), Some("from-file"));
     }
 
     #[test]
@@ -151,6 +185,9 @@ mod tests {
         assert_eq!(options.endpoint, "http://mirror:8");
         assert!(options.offline);
         assert!(!of(&[("HF_HUB_OFFLINE", "0")]).offline);
+        let transformers = ("TRANSFORMERS_OFFLINE", "1");
+        assert!(of(&[transformers]).offline);
+        assert!(!of(&[("HF_HUB_OFFLINE", "0"), transformers]).offline);
         assert_eq!(of(&[]).endpoint, ENDPOINT);
     }
 }

@@ -49,6 +49,7 @@ struct State {
     faults: HashMap<String, VecDeque<Fault>>,
     seen: Vec<Seen>,
     gated: bool,
+    terse: bool,
 }
 
 /// The running server; it ends with this value.
@@ -133,6 +134,11 @@ impl HubServer {
         self.state.lock().unwrap().gated = true;
     }
 
+    /// The list tells names only, as some mirrors do; of each file one must ask.
+    pub fn be_terse(&self) {
+        self.state.lock().unwrap().terse = true;
+    }
+
     /// Requests so far, and forgets them.
     pub fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state.lock().unwrap().seen)
@@ -215,10 +221,20 @@ fn answer(
     out: &mut TcpStream,
 ) -> std::io::Result<()> {
     let path = seen.path.split('?').next().unwrap_or_default().to_owned();
-    let (gated, files) = {
+    let (gated, terse, files) = {
         let state = state.lock().unwrap();
-        (state.gated, state.files.clone())
+        (state.gated, state.terse, state.files.clone())
     };
+    // A renamed repository is redirected within the hub; one that moves to itself is never found.
+    for (from, to) in [
+        ("/org/old/", "/org/name/"),
+        ("/org/circle/", "/org/circle/"),
+    ] {
+        if path.contains(from) {
+            let location = ("Location", seen.path.replace(from, to));
+            return respond(out, "307 Temporary Redirect", &[location], b"");
+        }
+    }
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     if let ["api", "models", org, name, "revision", revision] = segments.as_slice() {
         let repository = format!("{org}/{name}");
@@ -238,6 +254,9 @@ fn answer(
             .iter()
             .filter(|((r, _), _)| *r == repository)
             .map(|((_, path), content)| {
+                if terse {
+                    return serde_json::json!({"rfilename": path});
+                }
                 let id = etag(path, content);
                 let mut sibling = serde_json::json!({"rfilename": path, "size": content.len(), "blobId": "0".repeat(40)});
                 if in_lfs(path) {

@@ -10,6 +10,7 @@ pub mod linear;
 pub mod model;
 pub mod safetensors_file;
 pub mod shape;
+pub mod tls_front;
 
 use std::path::PathBuf;
 
