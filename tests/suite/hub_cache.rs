@@ -53,6 +53,28 @@ fn what_an_interrupted_run_leaves_is_not_taken_for_the_model() {
 }
 
 #[test]
+fn offline_a_link_whose_blob_is_gone_is_a_miss_and_online_it_is_fetched_again() {
+    let (server, cache) = (server(), tempfile::tempdir().unwrap());
+    let online = options(&server, cache.path());
+    fetch(&online).unwrap();
+    let blob = repository(cache.path())
+        .join("blobs")
+        .join(etag("model.safetensors", &weights()));
+    fs::remove_file(&blob).unwrap();
+    let offline = FetchOptions {
+        offline: true,
+        ..online.clone()
+    };
+    let error = fetch(&offline).unwrap_err();
+    assert!(
+        matches!(&error, SourceError::Offline { what, .. } if what.ends_with("model.safetensors")),
+        "{error}"
+    );
+    fetch(&online).unwrap();
+    assert_eq!(fs::read(blob).unwrap(), weights());
+}
+
+#[test]
 fn the_first_file_that_cannot_be_had_stops_the_others() {
     let (server, cache) = (server(), tempfile::tempdir().unwrap());
     let options = FetchOptions {

@@ -272,6 +272,31 @@ mod tests {
     }
 
     #[test]
+    fn entries_that_are_made_at_the_same_time_do_not_fail_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = RepoCache::new(folder.path(), "org/name");
+        cache.prepare().unwrap();
+        fs::write(cache.blob("abc"), b"content").unwrap();
+        let made = || {
+            for n in 0..200 {
+                let commit = format!("{n:040}");
+                let link = cache.link(&commit, &remote("config.json", 7)).unwrap();
+                assert_eq!(fs::read(link).unwrap(), b"content");
+                cache.set_ref(&format!("v1.{n}"), &commit).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(made);
+            }
+        });
+        for n in 0..200 {
+            let commit = cache.commit_of(&format!("v1.{n}"));
+            assert_eq!(commit, Some(format!("{n:040}")));
+        }
+    }
+
+    #[test]
     fn a_file_in_the_place_of_its_link_counts_if_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let cache = RepoCache::new(folder.path(), "org/name");

@@ -14,6 +14,7 @@ use super::{Progress, Snapshot, SourceError, is_needed};
 use cache::RepoCache;
 use client::Hub;
 use download::Attempts;
+use std::io::ErrorKind;
 
 /// The revision that a name without one means.
 const MAIN: &str = "main";
@@ -38,7 +39,22 @@ pub(super) fn snapshot(
                 cache: options.cache.clone(),
             });
         };
-        return cache.snapshot(label(&commit), &commit);
+        // A link whose blob is gone, an empty folder: the cache does not hold the model.
+        return cache
+            .snapshot(label(&commit), &commit)
+            .map_err(|error| match error {
+                SourceError::Io { path, error } if error.kind() == ErrorKind::NotFound => {
+                    SourceError::Offline {
+                        what: path.display().to_string(),
+                        cache: options.cache.clone(),
+                    }
+                }
+                SourceError::EmptyFolder(_) => SourceError::Offline {
+                    what: format!("{repository}@{revision}"),
+                    cache: options.cache.clone(),
+                },
+                other => other,
+            });
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,10 +78,13 @@ pub(super) fn snapshot(
             let Some(commit) = cache.commit_of(revision) else {
                 return Err(error);
             };
+            let Ok(cached) = cache.snapshot(label(&commit), &commit) else {
+                return Err(error);
+            };
             progress.notice(&format!(
                 "{error}; going on with the cached commit {commit}"
             ));
-            return cache.snapshot(label(&commit), &commit);
+            return Ok(cached);
         }
         Err(error) => return Err(error),
     };
