@@ -263,7 +263,10 @@ mod tests {
     fn the_finding_comes_first_and_the_command_is_whole() {
         let text = rendered(&fixture::report());
         let first = text.lines().find(|l| l.starts_with("**")).unwrap();
-        assert!(first.contains("is a copy, with noise added, of"), "{first}");
+        assert!(
+            first.contains("is, but for added noise, the same model as"),
+            "{first}"
+        );
         assert!(text.contains("    modelkin compare"));
     }
 }

@@ -428,7 +428,11 @@ mod tests {
     fn the_finding_comes_first_with_its_strength() {
         let text = plain(&fixture::report());
         let first = text.lines().find(|l| !l.trim().is_empty()).unwrap();
-        assert!(first.starts_with("org-b/new-vl is a copy, with noise added, of org-a/base-vl"));
+        assert!(
+            first.starts_with(
+                "org-b/new-vl is, but for added noise, the same model as org-a/base-vl"
+            )
+        );
         assert!(text.find("extremely strong evidence").unwrap() < text.find("Evidence\n").unwrap());
     }
 

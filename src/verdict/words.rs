@@ -122,7 +122,7 @@ fn sentence(relation: Relation) -> &'static str {
         Relation::Quantized => "The candidate is the reference, rounded to a coarser dtype.",
         Relation::Noised => "The two are one model but for random noise.",
         Relation::FineTuned => {
-            "The candidate was trained further from the reference (or the reverse)."
+            "One of the two was trained further from the other, or both from a common ancestor."
         }
         Relation::Merged => "The candidate is a combination in which the reference takes part.",
         Relation::Pruned => "The candidate is a part of the reference.",
@@ -130,10 +130,10 @@ fn sentence(relation: Relation) -> &'static str {
             "The candidate was built out of the reference by adding layers or units."
         }
         Relation::Disguised => {
-            "The candidate is derived from the reference and rewritten so that plain comparisons fail."
+            "The two share their trained weights, and one was rewritten so that plain comparisons fail."
         }
         Relation::Derived => {
-            "The weights of the two are causally linked; one is derived from the other."
+            "The trained weights of the two are causally linked: one is derived from the other, or both from a common ancestor."
         }
         Relation::SharesComponents => {
             "Some components are shared or derived, others are not; see each of them."
