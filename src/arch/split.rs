@@ -180,11 +180,11 @@ fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<usize>; 3]> 
     let (n_heads, n_kv_heads) = match (heads.n_heads, heads.n_kv_heads) {
         (Some(n), Some(kv)) => (n, kv),
         // Without a config, equal thirds are the only reading of plain blocks.
-        _ if rule == Rule::QkvBlocks && n_rows % 3 == 0 => (1, 1),
+        _ if rule == Rule::QkvBlocks && n_rows.is_multiple_of(3) => (1, 1),
         _ => return None,
     };
     let slots = n_heads.checked_add(n_kv_heads.checked_mul(2)?)?;
-    if n_rows % slots != 0 {
+    if !n_rows.is_multiple_of(slots) {
         return None;
     }
     let head_dim = n_rows / slots;
@@ -209,7 +209,7 @@ fn qkv_rows(rule: Rule, n_rows: usize, heads: Heads) -> Option<[Vec<usize>; 3]> 
                 }
             }
         }
-        Rule::QkvPerGroup if n_heads % n_kv_heads == 0 => {
+        Rule::QkvPerGroup if n_heads.is_multiple_of(n_kv_heads) => {
             let per_group = n_heads / n_kv_heads;
             for group in 0..n_kv_heads {
                 let start = group * (per_group + 2) * head_dim;
@@ -268,7 +268,7 @@ fn apply_rule(
         }
         Rule::GateUpBlocks => {
             let half = matrix.n_rows() / 2;
-            if matrix.n_rows() % 2 != 0 {
+            if !matrix.n_rows().is_multiple_of(2) {
                 return Err(ArchError::Shape {
                     tensor: tensor.name().to_owned(),
                     role: "gate and up".to_owned(),

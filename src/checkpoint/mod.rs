@@ -4,7 +4,6 @@
 //! come from; it checks every length before use, executes nothing, and reads no weight until a test
 //! asks for it.
 
-pub mod digest;
 mod error;
 mod index;
 mod pytorch;

@@ -5,6 +5,7 @@
 //! not look into them.
 
 pub mod bytes;
+pub mod digest;
 mod error;
 mod hub;
 mod local;
