@@ -10,6 +10,7 @@
 use modelkin::audit::{self, Request, Unwatched};
 use modelkin::evidence::context::Settings;
 use modelkin::evidence::record::TestRecord;
+use modelkin::source::FetchOptions;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ fn lens(reference: &Path, candidate: &Path) -> TestRecord {
         reference: model(reference),
         candidate: model(candidate),
         settings: Settings::default(),
+        fetch: FetchOptions::default(),
         tests: vec![TEST.to_owned()],
         command: Vec::new(),
     };

@@ -3,7 +3,7 @@
 
 use crate::arch::artefact::{Artefacts, FileEntry};
 use crate::arch::{Component, Model, RoleBasis};
-use crate::checkpoint::{self, CheckpointFile, digest};
+use crate::checkpoint::{self, CheckpointFile};
 use crate::evidence::context::{Observer, Settings};
 use crate::evidence::pair::Pair;
 use crate::evidence::record::TestRecord;
@@ -12,11 +12,12 @@ use crate::report::{
     self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
 };
 pub use crate::source::Unwatched;
-use crate::source::bytes::MappedFile;
-use crate::source::{self, ModelRef, Snapshot};
+use crate::source::bytes::LocalFile;
+use crate::source::{self, FetchOptions, ModelRef, Snapshot, digest};
 use crate::verdict;
 use rayon::prelude::*;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Text files above this size are digested and not read.
 const MAX_TEXT_BYTES: u64 = 256 << 20;
@@ -32,6 +33,8 @@ pub struct Request {
     pub candidate: ModelRef,
     /// Settings that change numbers.
     pub settings: Settings,
+    /// How to reach a hub; changes no number.
+    pub fetch: FetchOptions,
     /// Ids of the tests to run, in the order of the registry.
     pub tests: Vec<String>,
     /// The command line that repeats the audit.
@@ -89,9 +92,11 @@ impl Watch for Unwatched {
 /// # Errors
 /// When a model cannot be had or read. A test that cannot be carried out is a record, not an error.
 pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditError> {
-    let (reference, reference_revision) = open(&request.reference, watch)?;
-    let (candidate, candidate_revision) = open(&request.candidate, watch)?;
+    let (reference, reference_revision) = open(&request.reference, &request.fetch, watch)?;
+    let (candidate, candidate_revision) = open(&request.candidate, &request.fetch, watch)?;
+    let started = Instant::now();
     let pair = Pair::new(&reference, &candidate, &request.settings)?;
+    tracing::debug!("phase pairing: {:.2?}", started.elapsed());
     let selected = |id: &str| request.tests.iter().any(|test| test == id);
     let records: Vec<TestRecord> =
         evidence::run(&pair, &request.settings, &selected, as_observer(watch))
@@ -142,22 +147,28 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
 ///
 /// # Errors
 /// When it cannot be had or read.
-pub fn open(model: &ModelRef, watch: &dyn Watch) -> Result<(Model, Option<String>), AuditError> {
-    let snapshot = source::resolve(model, &source::FetchOptions::default(), as_progress(watch))?;
+pub fn open(
+    model: &ModelRef,
+    fetch: &FetchOptions,
+    watch: &dyn Watch,
+) -> Result<(Model, Option<String>), AuditError> {
+    let started = Instant::now();
+    let snapshot = source::resolve(model, fetch, as_progress(watch))?;
     let mut files = Vec::new();
     for file in &snapshot.files {
-        let mapped =
-            MappedFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
+        let opened =
+            LocalFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
                 file: file.path.clone(),
                 error,
             })?;
         files.push(CheckpointFile {
             path: file.path.clone(),
-            source: Arc::new(mapped),
+            source: Arc::new(opened),
         });
     }
     let checkpoint = checkpoint::open(&files)?;
     let artefacts = artefacts(&snapshot, &files, watch)?;
+    tracing::debug!("phase opening and hashing: {:.2?}", started.elapsed());
     Ok((
         Model::new(snapshot.label.clone(), checkpoint, artefacts)?,
         snapshot.revision,

@@ -9,7 +9,7 @@ pub const LLAMA: Family = Family {
     id: "llama",
     vision: false,
     norm: Norm::Rms,
-    plus_one_model_types: &["gemma", "gemma2", "gemma3", "gemma3_text"],
+    plus_one_model_types: &["gemma"],
     transposed: false,
     in_layer: &[
         ("input_layernorm", Rule::One(K::AttentionNorm)),

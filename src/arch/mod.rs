@@ -20,6 +20,7 @@ mod llama;
 mod meta_llama;
 mod mixtral;
 mod phi3;
+mod sandwich;
 mod vision;
 
 pub use component::{Component, ComponentKind, Norm, RoleBasis};
@@ -32,6 +33,7 @@ use family::Family;
 /// Every family that is known by name. Order breaks ties: the more specific come first.
 pub const ARCHITECTURES: &[Family] = &[
     llama::LLAMA,
+    sandwich::SANDWICH,
     mixtral::MIXTRAL,
     phi3::PHI3,
     internlm2::INTERNLM2,

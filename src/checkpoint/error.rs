@@ -35,6 +35,18 @@ pub enum CheckpointError {
         /// What the header says.
         found: String,
     },
+    /// A pickle asks for something that would have to be executed.
+    #[error(
+        "{file}: the pickle asks for {asked} at byte {at}; only tensor rebuilding is understood, nothing was executed"
+    )]
+    Pickle {
+        /// Path relative to the model's root.
+        file: String,
+        /// The opcode or the global, in words.
+        asked: String,
+        /// Offset of the opcode, and in what it is counted if not in the file.
+        at: String,
+    },
     /// Two tensors share a name.
     #[error("{tensor}: expected one tensor of this name, found one in {first} and one in {second}")]
     DuplicateTensor {

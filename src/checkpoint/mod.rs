@@ -4,11 +4,12 @@
 //! come from; it checks every length before use, executes nothing, and reads no weight until a test
 //! asks for it.
 
-pub mod digest;
 mod error;
 mod gguf;
 mod index;
+mod pytorch;
 mod safetensors;
+mod shards;
 mod tokenizer;
 
 pub use error::CheckpointError;
@@ -20,6 +21,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Dimensions of a tensor that are accepted.
+const MAX_DIMENSIONS: usize = 32;
 
 /// A file that may belong to a checkpoint.
 #[derive(Debug, Clone)]
@@ -47,7 +51,8 @@ pub struct DeclaredIndex {
 pub struct Checkpoint {
     /// Id of the format, `none` where there are no weights.
     pub format: &'static str,
-    /// All tensors, in the order of the files and of their bytes in them.
+    /// All tensors, in the order of the files and, within a file, of their bytes (safetensors) or of
+    /// the mapping that names them (PyTorch).
     pub tensors: Vec<Tensor>,
     /// The shard index, if there is one.
     pub declared: Option<DeclaredIndex>,
@@ -78,8 +83,9 @@ pub trait Format: Sync {
     fn open(&self, files: &[CheckpointFile]) -> Result<Checkpoint, CheckpointError>;
 }
 
-/// Every format, in the order in which they are tried.
-pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &gguf::Gguf];
+/// Every format, in the order in which they are tried: safetensors first, since a `.bin` beside it
+/// repeats the same weights.
+pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &pytorch::PyTorch, &gguf::Gguf];
 
 /// Opens the checkpoint among the files of a model. Files without weights are no error: names,
 /// config and tokenizer can still be compared.

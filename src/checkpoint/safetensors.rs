@@ -5,32 +5,31 @@
 //! Format: <https://huggingface.co/docs/safetensors>.
 
 use super::error::short;
-use super::index::{self, MAX_NAME_BYTES};
-use super::{Checkpoint, CheckpointError, CheckpointFile, FileBytes, Format};
+use super::index::MAX_NAME_BYTES;
+use super::shards::{self, Naming};
+use super::{Checkpoint, CheckpointError, CheckpointFile, FileBytes, Format, MAX_DIMENSIONS};
 use crate::tensor::{DType, Tensor, TensorBytes};
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 /// Largest header, as in the reference implementation.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// Dimensions of a tensor that are accepted.
-const MAX_DIMENSIONS: usize = 32;
 
 /// The safetensors format, in one file or sharded by an index.
 #[derive(Debug)]
 pub(super) struct Safetensors;
 
-fn is_weights(file: &CheckpointFile) -> bool {
-    file.path.ends_with(".safetensors")
-}
-
-fn is_index(file: &CheckpointFile) -> bool {
-    file.path.ends_with(".safetensors.index.json")
-}
+/// How its files are called.
+const NAMING: Naming = Naming {
+    is_weights: |file| file.path.ends_with(".safetensors"),
+    index_suffix: ".safetensors.index.json",
+    index: "model.safetensors.index.json",
+    single: "model.safetensors",
+};
 
 impl Format for Safetensors {
     fn id(&self) -> &'static str {
@@ -38,172 +37,19 @@ impl Format for Safetensors {
     }
 
     fn claims(&self, files: &[CheckpointFile]) -> bool {
-        files.iter().any(|file| is_weights(file) || is_index(file))
+        NAMING.claims(files)
     }
 
     fn open(&self, files: &[CheckpointFile]) -> Result<Checkpoint, CheckpointError> {
-        let weights: Vec<&CheckpointFile> = files.iter().filter(|f| is_weights(f)).collect();
         let mut checkpoint = Checkpoint {
             format: self.id(),
             ..Checkpoint::default()
         };
-        let shards = match main_index(files) {
-            Some(file) => by_index(file, &weights, &mut checkpoint)?,
-            None => without_index(&weights, &mut checkpoint)?,
-        };
-        if shards.is_empty() {
-            checkpoint.format = "none";
-        }
-        let left: Vec<&str> = weights
-            .iter()
-            .filter(|file| shards.iter().all(|shard| shard.path != file.path))
-            .map(|file| file.path.as_str())
-            .collect();
-        if !left.is_empty() {
-            checkpoint.notes.push(format!(
-                "weight files beside the checkpoint were digested and not examined: {}",
-                left.join(", ")
-            ));
-        }
-        for shard in shards {
+        for shard in shards::select(&NAMING, files, &mut checkpoint)? {
             read_file(shard, &mut checkpoint)?;
         }
-        check_against_index(&checkpoint)?;
+        shards::check_against_index(&checkpoint)?;
         Ok(checkpoint)
-    }
-}
-
-/// The index of the main checkpoint; adapters and variants may have one of their own beside it.
-fn main_index(files: &[CheckpointFile]) -> Option<&CheckpointFile> {
-    let mut found: Vec<&CheckpointFile> = files.iter().filter(|file| is_index(file)).collect();
-    found.sort_by_key(|file| {
-        (
-            file.path != "model.safetensors.index.json",
-            file.path.contains('/'),
-            &file.path,
-        )
-    });
-    found.first().copied()
-}
-
-/// The shards that an index names; none if none of them is there.
-fn by_index<'a>(
-    file: &CheckpointFile,
-    weights: &[&'a CheckpointFile],
-    checkpoint: &mut Checkpoint,
-) -> Result<Vec<&'a CheckpointFile>, CheckpointError> {
-    let declared = index::read(file)?;
-    let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let names: BTreeSet<&str> = declared
-        .weight_map
-        .iter()
-        .map(|(_, s)| s.as_str())
-        .collect();
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for name in &names {
-        let path = if folder.is_empty() {
-            (*name).to_owned()
-        } else {
-            format!("{folder}/{name}")
-        };
-        match weights.iter().find(|file| file.path == path) {
-            Some(file) => found.push(*file),
-            None => missing.push(path),
-        }
-    }
-    let n_expected = names.len();
-    checkpoint.declared = Some(declared);
-    if found.is_empty() {
-        // A single file may stand beside a stale index; loaders take the file.
-        if let Some(single) = weights.iter().find(|file| file.path == "model.safetensors") {
-            checkpoint.notes.push(format!(
-                "{} names {n_expected} shards that are not there; model.safetensors was examined",
-                file.path
-            ));
-            return Ok(vec![single]);
-        }
-        checkpoint.missing_shards = missing;
-    } else if !missing.is_empty() {
-        missing.truncate(5);
-        return Err(CheckpointError::MissingShards {
-            n_expected,
-            n_found: found.len(),
-            missing,
-        });
-    }
-    Ok(found)
-}
-
-/// `model-00002-of-00003.safetensors` → (`model`, 2, 3).
-fn shard_number(path: &str) -> Option<(&str, usize, usize)> {
-    let stem = path.strip_suffix(".safetensors")?;
-    let (rest, total) = stem.rsplit_once("-of-")?;
-    let (prefix, number) = rest.rsplit_once('-')?;
-    Some((prefix, number.parse().ok()?, total.parse().ok()?))
-}
-
-/// The files of a checkpoint without an index: `model.safetensors`, else a numbered series that must
-/// be complete, else everything that is there.
-fn without_index<'a>(
-    weights: &[&'a CheckpointFile],
-    checkpoint: &mut Checkpoint,
-) -> Result<Vec<&'a CheckpointFile>, CheckpointError> {
-    if let Some(single) = weights.iter().find(|file| file.path == "model.safetensors") {
-        return Ok(vec![single]);
-    }
-    let numbered: Vec<(&CheckpointFile, &str, usize, usize)> = weights
-        .iter()
-        .filter_map(|file| shard_number(&file.path).map(|(p, i, n)| (*file, p, i, n)))
-        .collect();
-    let Some(&(_, prefix, _, total)) = numbered.first() else {
-        return Ok(weights.to_vec());
-    };
-    let series: Vec<_> = numbered
-        .into_iter()
-        .filter(|(_, p, _, n)| *p == prefix && *n == total)
-        .collect();
-    // Counted through the files, since `total` is a stranger's number.
-    let present: BTreeSet<usize> = series.iter().map(|(_, _, i, _)| *i).collect();
-    if present.len() < total {
-        let missing = (1..=total)
-            .filter(|i| !present.contains(i))
-            .take(5)
-            .map(|i| format!("{prefix}-{i:05}-of-{total:05}.safetensors"))
-            .collect();
-        let n_found = present.len();
-        return Err(CheckpointError::MissingShards {
-            n_expected: total,
-            n_found,
-            missing,
-        });
-    }
-    checkpoint
-        .notes
-        .push("the shards have no index; their own headers were used".to_owned());
-    Ok(series.into_iter().map(|(file, ..)| file).collect())
-}
-
-/// Every tensor must lie in the shard that the index names. Tensors that no index names are kept.
-fn check_against_index(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-    let Some(declared) = &checkpoint.declared else {
-        return Ok(());
-    };
-    if checkpoint.tensors.is_empty() || !checkpoint.missing_shards.is_empty() {
-        return Ok(());
-    }
-    let found: HashSet<&str> = checkpoint.tensors.iter().map(Tensor::name).collect();
-    match declared
-        .weight_map
-        .iter()
-        .find(|(tensor, _)| !found.contains(tensor.as_str()))
-    {
-        None => Ok(()),
-        Some((tensor, shard)) => Err(CheckpointError::Tensor {
-            file: shard.clone(),
-            tensor: short(tensor),
-            expected: format!("the tensor that {} places here", declared.file),
-            found: "no such tensor".to_owned(),
-        }),
     }
 }
 

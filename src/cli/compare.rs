@@ -4,7 +4,7 @@ use super::progress::Bars;
 use crate::audit::{self, Request};
 use crate::evidence::{self, context::Settings};
 use crate::report::{self, RenderOptions, Renderer, Report};
-use crate::source::ModelRef;
+use crate::source::{FetchOptions, ModelRef};
 use crate::verdict::Relation;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -145,6 +145,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             all_layers: args.all_layers,
             ..Settings::default()
         },
+        fetch: FetchOptions::default(),
         tests,
         command: command(&args),
     };

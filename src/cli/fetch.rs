@@ -32,13 +32,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
         println!("{}", serde_json::to_string_pretty(&page)?);
     } else {
-        println!(
-            "{}: {} files, {} bytes, in {}",
+        // The folder alone on standard output: `cd "$(modelkin fetch …)"`.
+        eprintln!(
+            "{}: {} files, {} bytes",
             crate::report::visible(&snapshot.label),
             snapshot.files.len(),
             n_bytes,
-            snapshot.root.display()
         );
+        println!("{}", snapshot.root.display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use super::progress::Bars;
 use crate::arch::{Component, Model};
 use crate::audit;
 use crate::report::{self, ModelSection};
-use crate::source::ModelRef;
+use crate::source::{FetchOptions, ModelRef};
 use comfy_table::Table;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -159,7 +159,7 @@ fn page(model: &Model, section: &ModelSection, tensors: bool) -> String {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bars = Bars::new();
-    let (model, revision) = audit::open(&args.model, &bars)?;
+    let (model, revision) = audit::open(&args.model, &FetchOptions::default(), &bars)?;
     bars.clear();
     let section = audit::section(&args.model, &model, revision);
     if args.json {

@@ -2,6 +2,7 @@
 
 mod compare;
 mod completions;
+mod example;
 mod fetch;
 mod inspect;
 mod man;
@@ -38,6 +39,7 @@ enum Command {
     Inspect(inspect::Args),
     Tests(tests::Args),
     Fetch(fetch::Args),
+    Example(example::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -57,6 +59,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args),
         Command::Tests(args) => tests::run(args),
         Command::Fetch(args) => fetch::run(args),
+        Command::Example(args) => example::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     }

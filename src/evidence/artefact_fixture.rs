@@ -6,7 +6,7 @@ use super::record::{Detail, Observation, TestRecord};
 use crate::arch::Model;
 use crate::arch::artefact::{Artefacts, FileEntry};
 use crate::checkpoint::{self, Checkpoint, CheckpointFile, DeclaredIndex};
-use crate::source::bytes::MappedFile;
+use crate::source::bytes::LocalFile;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ fn folder(label: &str, folder: &Path) -> Model {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let source = Arc::new(MappedFile::open(&path, &name).unwrap());
+        let source = Arc::new(LocalFile::open(&path, &name).unwrap());
         checkpoint_files.push(CheckpointFile {
             path: name.clone(),
             source,

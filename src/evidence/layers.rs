@@ -16,7 +16,9 @@ pub fn chosen(n_layers: u32, settings: &Settings) -> Vec<u32> {
 /// The rule in words, for the report.
 pub fn rule(n_layers: u32, settings: &Settings) -> String {
     let layers = chosen(n_layers, settings);
-    if layers.len() == n_layers as usize {
+    if n_layers == 0 {
+        "all there is: the reference has no layers".to_owned()
+    } else if layers.len() == n_layers as usize {
         format!("all {n_layers} layers of the reference")
     } else {
         let list: Vec<String> = layers.iter().map(u32::to_string).collect();

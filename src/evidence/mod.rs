@@ -26,6 +26,7 @@ mod file_identity;
 mod file_references;
 mod gate_up_matching;
 mod in_place;
+mod matcher;
 pub mod name_order;
 mod name_pairing;
 mod norm_vectors;
@@ -46,6 +47,7 @@ use context::{EvidenceError, Observer, Settings};
 use pair::{ComponentPair, Pair};
 use record::TestRecord;
 use spec::{Need, TestSpec};
+use std::time::Instant;
 
 /// What a test runs on.
 #[derive(Clone, Copy)]
@@ -104,8 +106,10 @@ pub fn run(
                 return;
             }
             observer.test_started(id, component);
+            let started = Instant::now();
             let record = run().unwrap_or_else(|e| TestRecord::failed(id, component, e.to_string()));
             observer.test_ended(id, component);
+            tracing::debug!("phase {id} · {component}: {:.2?}", started.elapsed());
             records.push(record);
         };
         match test.run {

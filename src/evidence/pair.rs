@@ -6,9 +6,11 @@ use super::token_lens_matching;
 use super::token_profile;
 use super::tokens::{self, SharedTokens};
 use super::unit_matching::{self, Grids, Outcome, Question};
+use super::unit_permutation::{self, ChannelOutcome};
 use crate::arch::{Component, ComponentKind, Model, Role, RoleBasis};
 use crate::tensor::Matrix;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// Two components of the same kind.
 #[derive(Debug)]
@@ -23,10 +25,17 @@ pub struct ComponentPair {
     pub tokens: SharedTokens,
     /// Corresponding tensors of the two components.
     pub correspondence: Correspondence,
-    grids: Grids,
+    pub(super) grids: Grids,
+    channels: OnceLock<ChannelOutcome>,
 }
 
 impl ComponentPair {
+    /// Output channels of a network without MLPs; computed once.
+    pub(super) fn channels(&self) -> &ChannelOutcome {
+        self.channels
+            .get_or_init(|| unit_permutation::channels(self))
+    }
+
     /// Gate against up in residual coordinates; computed once.
     pub fn agreement_grid(&self, settings: &Settings) -> &Outcome {
         self.grids.agreement.get_or_init(|| {
@@ -48,18 +57,29 @@ impl ComponentPair {
             .get_or_init(|| token_lens_matching::grid(self, settings))
     }
 
-    /// Roles that both have with equal shapes, in layer order: role, reference, candidate.
+    /// Roles that both have with equal shapes, in layer order: role, reference, candidate. A dense MLP
+    /// stands against the first expert of a mixture.
     pub fn common_roles(&self) -> Vec<(Role, &Matrix, &Matrix)> {
         self.reference
             .roles
             .iter()
             .filter_map(|(role, a)| {
-                let b = self.candidate.role(*role)?;
+                let b = self.candidate.role(*role).or_else(|| {
+                    let other = match role.expert {
+                        None => Some(0),
+                        Some(0) => None,
+                        Some(_) => return None,
+                    };
+                    self.candidate.role(role.of_expert(other))
+                })?;
                 ((a.n_rows(), a.n_cols()) == (b.n_rows(), b.n_cols())).then_some((*role, a, b))
             })
             .collect()
     }
 }
+
+/// A component without a counterpart: `reference` or `candidate`, and its id.
+pub type Unpaired = (&'static str, String);
 
 /// Two models side by side.
 #[derive(Debug)]
@@ -71,7 +91,7 @@ pub struct Pair<'a> {
     /// Components that stand against each other.
     pub components: Vec<ComponentPair>,
     /// Components without a counterpart: side, id.
-    pub unpaired: Vec<(&'static str, String)>,
+    pub unpaired: Vec<Unpaired>,
 }
 
 /// Components of one kind stand against each other in order; a component without roles may also
@@ -79,10 +99,7 @@ pub struct Pair<'a> {
 fn counterparts<'a>(
     reference: &'a Model,
     candidate: &'a Model,
-) -> (
-    Vec<(&'a Component, &'a Component)>,
-    Vec<(&'static str, String)>,
-) {
+) -> (Vec<(&'a Component, &'a Component)>, Vec<Unpaired>) {
     let mut open: Vec<&Component> = candidate.components.iter().collect();
     let mut pairs = Vec::new();
     let mut unpaired = Vec::new();
@@ -188,6 +205,7 @@ impl<'a> Pair<'a> {
                 tokens,
                 correspondence,
                 grids: Grids::default(),
+                channels: OnceLock::new(),
             });
         }
         Ok(Self {

@@ -6,7 +6,8 @@
 //! must also keep what it is said to be: most of the energy of the values that were rounded.
 
 use super::record::Observation;
-use crate::tensor::{DType, Tensor, TensorError};
+use crate::tensor::{DType, Matrix, Tensor, TensorError};
+use ndarray::Array2;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -38,15 +39,20 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// `n` values whose bytes are equal.
-    pub(super) fn same(n: u64) -> Self {
+    /// `n` values of one dtype, of which the bytes of `n_equal` are equal.
+    pub(super) fn same(n_equal: u64, n: u64) -> Self {
         Self {
             n,
-            n_equal: n,
-            n_rounded: n,
-            n_reversed: n,
+            n_equal,
+            n_rounded: n_equal,
+            n_reversed: n_equal,
             ..Self::default()
         }
+    }
+
+    /// Number of values.
+    pub(super) fn n(&self) -> u64 {
+        self.n
     }
 
     /// Takes further values of the same tensors.
@@ -86,11 +92,6 @@ impl Values {
             self.n_equal
         }
     }
-
-    /// The larger of the two counts, whatever the values keep.
-    pub(super) fn n_within(&self) -> u64 {
-        self.n_rounded.max(self.n_reversed)
-    }
 }
 
 /// Whether `found` is what rounding `value` to a dtype gives (or equals it).
@@ -98,36 +99,50 @@ fn rounds_to(value: f32, found: f32, dtype: DType) -> bool {
     value.to_bits() == found.to_bits() || dtype.round(value).to_bits() == found.to_bits()
 }
 
-/// How far the candidate's values may lie from those of the reference if they are their rounding;
-/// `None` where the candidate is not block-quantized or its scheme states no bound.
-fn bounds(a: &Tensor, b: &Tensor, range: Range<usize>) -> Result<Option<Vec<f32>>, TensorError> {
-    let Some(mut bounds) = b.read_rounding_bounds(range.clone())? else {
-        return Ok(None);
-    };
-    // Two quantizations of one original differ by the sum of what each of them lost.
-    if let Some(finer) = a.read_rounding_bounds(range)? {
-        for (bound, finer) in bounds.iter_mut().zip(finer) {
-            *bound += if finer <= FINER * *bound { finer } else { 0.0 };
-        }
+/// How far the candidate's values may lie from those of the reference if they are their rounding, by
+/// the bounds that both state. Two quantizations of one original differ by the sum of what each lost.
+fn widened(bounds: Option<Vec<f32>>, finer: Option<&[f32]>) -> Option<Vec<f32>> {
+    let mut bounds = bounds?;
+    for (bound, &finer) in bounds.iter_mut().zip(finer.unwrap_or_default()) {
+        *bound += if finer <= FINER * *bound { finer } else { 0.0 };
     }
-    Ok(Some(bounds))
+    Some(bounds)
+}
+
+/// Compares values with their dtypes and bounds.
+fn compare_bounded(
+    (x, dtype_x, bounds_x): (Vec<f32>, DType, Option<Vec<f32>>),
+    (y, dtype_y, bounds_y): (Vec<f32>, DType, Option<Vec<f32>>),
+) -> Values {
+    let forward = widened(bounds_y, bounds_x.as_deref());
+    let backward = bounds_x.filter(|_| !matches!(dtype_y, DType::Block(_)));
+    compare_values(
+        (&x, dtype_x, backward.as_deref()),
+        (&y, dtype_y, forward.as_deref()),
+    )
 }
 
 /// Compares a range of elements of two tensors of equal shape and different dtypes.
 pub(super) fn compare(a: &Tensor, b: &Tensor, range: Range<usize>) -> Result<Values, TensorError> {
-    let (x, y) = (
-        a.read_elements(range.clone())?,
-        b.read_elements(range.clone())?,
-    );
-    let forward = bounds(a, b, range.clone())?;
-    let backward = match b.dtype() {
-        DType::Block(_) => None,
-        _ => a.read_rounding_bounds(range)?,
+    let side = |t: &Tensor| {
+        let bounds = t.read_rounding_bounds(range.clone())?;
+        Ok((t.read_elements(range.clone())?, t.dtype(), bounds))
     };
-    Ok(compare_values(
-        (&x, a.dtype(), backward.as_deref()),
-        (&y, b.dtype(), forward.as_deref()),
-    ))
+    Ok(compare_bounded(side(a)?, side(b)?))
+}
+
+/// Compares a range of rows of two matrices of equal shape.
+pub(super) fn compare_rows(
+    a: &Matrix,
+    b: &Matrix,
+    rows: Range<usize>,
+) -> Result<Values, TensorError> {
+    let flat = |m: Array2<f32>| m.into_iter().collect::<Vec<f32>>();
+    let side = |m: &Matrix| {
+        let bounds = m.rounding_bounds(rows.clone())?.map(flat);
+        Ok((flat(m.rows(rows.clone())?), m.tensor().dtype(), bounds))
+    };
+    Ok(compare_bounded(side(a)?, side(b)?))
 }
 
 /// Compares values one by one; each side with its dtype and, where it is block-quantized, its bounds.

@@ -53,11 +53,12 @@ pub const TEST: Test = Test {
 };
 
 /// Units of the smaller MLP that are aligned at most.
-const MAX_UNITS: usize = 512;
-/// What is read of a matrix that stands in place.
+const MAX_UNITS: usize = 1024;
+/// What is read of a matrix that stands in place. A learned direction of a part stands out of the
+/// part's noise less than that of the whole does, so that the part must not be small.
 const LIMIT: block::Limit = block::Limit {
-    rows: 512,
-    cols: 384,
+    rows: 2048,
+    cols: 4096,
 };
 
 /// Rows of the second view of two matched MLPs, the candidate's units in the reference's order.
@@ -69,6 +70,10 @@ struct Aligned {
     candidate: Array2<f64>,
     identity: bool,
 }
+
+/// Reads a view of the given units of the MLP of a side.
+type ReadUnits<'a> =
+    dyn Fn(Side, &Mlp<'_>, View, &[usize]) -> Result<Array2<f32>, TensorError> + 'a;
 
 /// Mean cosine of corresponding rows.
 fn mean_cosine(a: &Array2<f32>, b: &Array2<f32>) -> f64 {
@@ -84,7 +89,7 @@ fn align(
     cell: &Cell,
     pair: &ComponentPair,
     settings: &Settings,
-    read: &dyn Fn(Side, &Mlp<'_>, View, &[usize]) -> Result<Array2<f32>, TensorError>,
+    read: &ReadUnits<'_>,
 ) -> Result<Option<Aligned>, EvidenceError> {
     let Some((a, b)) = unit_matching::mlps(pair, cell.reference, cell.candidate) else {
         return Ok(None);
@@ -161,22 +166,20 @@ fn deviation(xs: &[f64]) -> f64 {
 
 /// Scales each unit (a row, or a column of what the MLP writes) to unit length: a scale that moves
 /// from the one projection to the next is no difference.
-fn unit_scaled(matrix: &Array2<f64>, units: Axis) -> Array2<f64> {
-    let mut scaled = matrix.clone();
-    for mut unit in scaled.axis_iter_mut(units) {
+fn scale_units(matrix: &mut Array2<f64>, units: Axis) {
+    for mut unit in matrix.axis_iter_mut(units) {
         let norm = unit.iter().map(|x| x * x).sum::<f64>().sqrt();
         if norm > 0.0 {
             unit /= norm;
         }
     }
-    scaled
 }
 
 impl Entries {
     /// Looks at two matrices whose rows and columns correspond. `max_rank`: their rank at most.
     fn add(
         &mut self,
-        (a, b): (&Array2<f64>, &Array2<f64>),
+        (mut a, mut b): (Array2<f64>, Array2<f64>),
         units: Axis,
         is_mlp: bool,
         max_rank: usize,
@@ -184,11 +187,12 @@ impl Entries {
         place: Place,
     ) {
         let n = a.len() as f64;
-        let product = a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() / n;
+        let product = a.iter().zip(&b).map(|(x, y)| x * y).sum::<f64>() / n;
         let reference_std = (a.iter().map(|x| x * x).sum::<f64>() / n).sqrt();
-        let (a, b) = (unit_scaled(a, units), unit_scaled(b, units));
-        let of_a = Directions::of(&a, max_rank, seed);
-        let (Some(of_a), Some(of_b)) = (of_a, Directions::of(&b, max_rank, seed)) else {
+        scale_units(&mut a, units);
+        scale_units(&mut b, units);
+        let directions = |x: &Array2<f64>| Directions::of(x, max_rank, seed);
+        let (Some(of_a), Some(of_b)) = rayon::join(|| directions(&a), || directions(&b)) else {
             return;
         };
         let forward = of_a.held_by(&a, &b, &mut self.noise, seed);
@@ -216,6 +220,9 @@ impl Entries {
             .filter(|e| e.is_mlp)
             .map(|e| e.forward)
             .sum();
+        if !self.found.iter().any(|e| e.is_mlp) {
+            return;
+        }
         let enough = MIN_SHARE_OF_MLPS * of_mlps.trailing_share();
         self.found
             .retain(|e| e.is_mlp || e.forward.trailing_share() >= enough);
@@ -279,6 +286,7 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
     let p = in_place::p_value(pair, settings)?;
     let in_place = p.is_some_and(|p| p.ln_p() <= LINKED_LN_P);
     let grid = linking_grid(pair, settings);
+    let by_channels = matches!(pair.channels(), Ok(Ok(channels)) if channels.ln_p <= LINKED_LN_P);
     let mut entries = Entries::default();
     let record = match grid {
         // Units that stand where they stood: every matrix can be compared as it is.
@@ -291,7 +299,7 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
                 let role = block.role;
                 let units = Axis(usize::from(role.kind == RoleKind::Down));
                 let place = (role.layer, role.layer, role.row_name());
-                let matrices = (&block.reference, &block.candidate);
+                let matrices = (block.reference, block.candidate);
                 let is_mlp = role.kind.is_mlp();
                 entries.add(matrices, units, is_mlp, usize::MAX, settings.seed, place);
                 Ok(())
@@ -300,7 +308,7 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
                 entries.keep_what_stands_in_place();
             }
             let basis = "matrices of equal role, as they stand";
-            entries.record(pair, basis, in_place || grid.is_some())
+            entries.record(pair, basis, in_place || by_channels || grid.is_some())
         }
     };
     Ok(match p {
@@ -338,7 +346,7 @@ fn aligned(
             );
             let widths = [pair.reference.hidden_size, pair.candidate.hidden_size];
             let max_rank = widths.into_iter().flatten().min().unwrap_or(usize::MAX);
-            let matrices = (&aligned.reference, &aligned.candidate);
+            let matrices = (aligned.reference, aligned.candidate);
             entries.add(matrices, Axis(0), true, max_rank, settings.seed, place);
         }
     }

@@ -66,6 +66,10 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
         if let Some(mlp) = first {
             record = record.with_effect(&format!("n-units-{side}"), mlp.n_units() as f64);
         }
+        let experts = (0..component.n_layers).map(|layer| component.experts(layer).len());
+        if let Some(n @ 1..) = experts.max() {
+            record = record.with_effect(&format!("n-experts-{side}"), n as f64);
+        }
         if let Some(width) = component.hidden_size {
             record = record.with_effect(&format!("hidden-size-{side}"), width as f64);
         }

@@ -284,10 +284,9 @@ fn layer_pairs(
                 }
             }
         }
-        found.extend(assign(&similarity)?.into_iter().filter_map(|(i, j)| {
-            (f64::from(similarity[(i, j)]) >= MIN_CORRELATION)
-                .then(|| (group[i].tensor, candidates[j]))
-        }));
+        let matched = assign(&similarity)?.into_iter();
+        let alike = matched.filter(|&(i, j)| f64::from(similarity[(i, j)]) >= MIN_CORRELATION);
+        found.extend(alike.map(|(i, j)| (group[i].tensor, candidates[j])));
     }
     Ok(found)
 }

@@ -10,13 +10,14 @@
 
 use super::context::{EvidenceError, Settings};
 use super::layers;
+use super::matcher::{Matcher, Matchings};
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
-use crate::fingerprint::product;
+use crate::arch::Component;
 use crate::fingerprint::units::{Mlp, View};
 use crate::stats::{self, MatchingTest, PKind, PValue};
 use crate::tensor::TensorError;
-use ndarray::{Array2, Axis, s};
+use ndarray::{Array2, Axis};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -24,8 +25,6 @@ use std::sync::OnceLock;
 pub const LINKED_LN_P: f64 = -13.815_510_557_964_274; // ln 1e-6
 /// Fewer units than this cannot be ranked.
 pub const MIN_UNITS: usize = 8;
-/// Units of the larger MLP whose views are in memory at once.
-const BLOCK_UNITS: usize = 4096;
 
 /// Which of the two models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,80 +62,9 @@ pub struct Cell {
 impl Cell {
     /// Fraction of the matched units on which both matchings agree.
     pub fn agreement(&self) -> f64 {
-        self.test.n_coincident as f64 / self.test.n as f64
+        // No unit is left where all of them are zero.
+        self.test.n_coincident as f64 / self.test.n.max(1) as f64
     }
-}
-
-fn assign(similarity: &Array2<f32>) -> Result<Vec<usize>, EvidenceError> {
-    stats::assign_max(similarity.view())
-        .map(|assignment| assignment.row_to_col)
-        .map_err(|e| EvidenceError::Numerical(e.to_string()))
-}
-
-/// Cosines of the sampled units of the smaller MLP with all units of the larger: `[n, m]`.
-fn similarity(
-    small: (Side, &Mlp<'_>, &[usize]),
-    large: (Side, &Mlp<'_>),
-    view: View,
-    coarse: bool,
-    read: &ReadView,
-) -> Result<Array2<f32>, TensorError> {
-    let mut rows = read(small.0, small.1, view, small.2, coarse)?;
-    product::normalise_rows(&mut rows);
-    let n_large = large.1.n_units();
-    let mut out = Array2::<f32>::zeros((rows.nrows(), n_large));
-    for start in (0..n_large).step_by(BLOCK_UNITS) {
-        let end = n_large.min(start + BLOCK_UNITS);
-        let units: Vec<usize> = (start..end).collect();
-        let mut block = read(large.0, large.1, view, &units, coarse)?;
-        product::normalise_rows(&mut block);
-        out.slice_mut(s![.., start..end])
-            .assign(&product::rows_by_rows(rows.view(), block.view()));
-    }
-    Ok(out)
-}
-
-/// Tests one cell.
-fn cell(
-    a: &Mlp<'_>,
-    b: &Mlp<'_>,
-    question: Question,
-    coarse: bool,
-    settings: &Settings,
-    read: &ReadView,
-) -> Result<Cell, EvidenceError> {
-    let (small, large) = if a.n_units() <= b.n_units() {
-        ((Side::Reference, a), (Side::Candidate, b))
-    } else {
-        ((Side::Candidate, b), (Side::Reference, a))
-    };
-    let limit = if coarse {
-        settings.n_units / 8
-    } else {
-        settings.n_units
-    }
-    .max(MIN_UNITS);
-    let n = small.1.n_units().min(limit);
-    // The stream names the layer so that no two layers share their sample by accident of size.
-    let stream = format!("units/{}", small.1.layer);
-    let units = stats::choose(small.1.n_units(), n, settings.seed, &stream);
-    let matching = |view| -> Result<Vec<usize>, EvidenceError> {
-        let small = (small.0, small.1, units.as_slice());
-        assign(&similarity(small, large, view, coarse, read)?)
-    };
-    let m = large.1.n_units();
-    let test = match question {
-        Question::Agreement => {
-            stats::matching_test(&matching(View::First)?, &matching(View::Second)?, m)
-        }
-        Question::Order => stats::order_test(&matching(a.up_view())?, &units, m),
-    }
-    .map_err(|e| EvidenceError::Numerical(e.to_string()))?;
-    Ok(Cell {
-        reference: (a.layer, a.expert),
-        candidate: (b.layer, b.expert),
-        test,
-    })
 }
 
 /// All that was measured.
@@ -164,6 +92,8 @@ pub struct Grids {
     pub order: OnceLock<Outcome>,
     /// Gate against up through the token lens.
     pub lens: OnceLock<Outcome>,
+    /// Matchings in residual coordinates, which order and agreement both ask for.
+    matchings: Matchings,
 }
 
 /// ln of 1 − (1 − p)^n: the smallest of `n` independent p-values, paid for.
@@ -205,6 +135,15 @@ pub fn mlps(
     })
 }
 
+/// Whether the MLPs of the first component have more units than those of the second.
+fn is_larger(a: &Component, b: &Component) -> bool {
+    let n_units = |c: &Component| {
+        let expert = c.experts(0).first().copied()?;
+        Mlp::find(c, 0, expert).map(|mlp| mlp.n_units())
+    };
+    n_units(a) > n_units(b)
+}
+
 /// Matches units of the chosen layers. `Ok(Err(reason))` when there is nothing to match.
 pub fn run(
     pair: &ComponentPair,
@@ -212,8 +151,19 @@ pub fn run(
     settings: &Settings,
     read: &ReadView,
 ) -> Outcome {
+    run_with(pair, question, settings, read, None)
+}
+
+fn run_with(
+    pair: &ComponentPair,
+    question: Question,
+    settings: &Settings,
+    read: &ReadView,
+    known: Option<&Matchings>,
+) -> Outcome {
     let (a, b) = (&pair.reference, &pair.candidate);
     let chosen = layers::chosen(a.n_layers, settings);
+    let mut matcher = Matcher::new(settings, read, known);
     let mut diagonal = Vec::new();
     if a.n_layers == b.n_layers {
         for &layer in &chosen {
@@ -224,7 +174,7 @@ pub fn run(
                     continue;
                 };
                 if let Some((x, y)) = mlps(pair, (layer, expert_a), (layer, expert_b)) {
-                    diagonal.push(cell(&x, &y, question, false, settings, read)?);
+                    diagonal.push(matcher.cell(&x, &y, question, false)?);
                 }
             }
         }
@@ -234,23 +184,29 @@ pub fn run(
     let coarse = chosen.len() < a.n_layers as usize;
     let mut search = Vec::new();
     if !all_linked {
-        for j in 0..b.n_layers {
-            for &i in &chosen {
-                let Some(expert_a) = a.experts(i).first().copied() else {
+        let mut places: Vec<(u32, u32)> = (0..b.n_layers)
+            .flat_map(|j| chosen.iter().map(move |&i| (i, j)))
+            .collect();
+        if is_larger(a, b) {
+            // The larger MLP's views are kept while it stands against the others in turn.
+            places.sort_unstable();
+        }
+        for (i, j) in places {
+            let Some(expert_a) = a.experts(i).first().copied() else {
+                continue;
+            };
+            for (e, expert_b) in b.experts(j).into_iter().enumerate() {
+                let on_diagonal = i == j && e == 0 && a.n_layers == b.n_layers;
+                // Experts may be re-ordered within a layer; across layers the first stands for all.
+                if on_diagonal || (i != j && e > 0) {
                     continue;
-                };
-                for (e, expert_b) in b.experts(j).into_iter().enumerate() {
-                    let on_diagonal = i == j && e == 0 && a.n_layers == b.n_layers;
-                    // Experts may be re-ordered within a layer; across layers the first stands for all.
-                    if on_diagonal || (i != j && e > 0) {
-                        continue;
-                    }
-                    if let Some((x, y)) = mlps(pair, (i, expert_a), (j, expert_b)) {
-                        search.push(cell(&x, &y, question, coarse, settings, read)?);
-                    }
+                }
+                if let Some((x, y)) = mlps(pair, (i, expert_a), (j, expert_b)) {
+                    search.push(matcher.cell(&x, &y, question, coarse)?);
                 }
             }
         }
+        search.sort_by_key(|cell| (cell.candidate.0, cell.reference.0));
     }
     let diagonal_ps: Vec<f64> = diagonal.iter().map(|cell| cell.test.ln_p).collect();
     let parts: Vec<f64> = [stats::fisher(&diagonal_ps), search_ln_p(&search)]
@@ -388,7 +344,7 @@ pub fn in_residual_coordinates(
         )));
     };
     let coarse = stats::choose(width, width.min(COARSE_WIDTH), settings.seed, "coordinates");
-    run(
+    run_with(
         pair,
         question,
         settings,
@@ -400,6 +356,7 @@ pub fn in_residual_coordinates(
                 rows
             })
         },
+        Some(&pair.grids.matchings),
     )
 }
 

@@ -3,6 +3,7 @@
 //! φ_U of *Independence Tests for Language Models* (ICML 2025), in log space.
 
 use super::context::{EvidenceError, Settings};
+use super::matcher::Matching;
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
 use super::spec::{Need, Scope, TestSpec};
@@ -52,14 +53,41 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
     if has_mlp(&pair.reference) && has_mlp(&pair.candidate) {
         return unit_matching::record(SPEC.id, &pair.id, pair.order_grid(settings));
     }
-    if pair.reference.kind != ComponentKind::Network {
-        // What a projector writes goes into a stream that both models may have in common: its
-        // outputs are then not exchangeable and the null would be false.
-        let reason = "no MLP whose units can be matched, and its outputs are not exchangeable";
-        return Ok(TestRecord::not_applicable(SPEC.id, &pair.id, reason));
-    }
-    channels(pair)
+    let channels = match pair.channels() {
+        Ok(Ok(channels)) => channels,
+        Ok(Err(reason)) => return Ok(TestRecord::not_applicable(SPEC.id, &pair.id, reason)),
+        Err(error) => return Err(EvidenceError::Numerical(error.to_string())),
+    };
+    let n = channels.cells.len();
+    let agreement = channels.cells.iter().map(|cell| cell.value).sum::<f64>() / n as f64;
+    Ok(TestRecord::measured(SPEC.id, &pair.id)
+        .with_p(PValue::new(channels.ln_p, PKind::Exact)?)
+        .with_effect("agreement", agreement)
+        .with_effect("n-tensors-tested", n as f64)
+        .with_effect("n-tensors-equal", f64::from(channels.n_equal))
+        .with_detail(Detail::Selection(format!(
+            "output channels of {n} tensors whose outputs other tensors read"
+        )))
+        .with_detail(Detail::Grid(LayerGrid {
+            quantity: "fraction of channels in place".to_owned(),
+            range: (0.0, 1.0),
+            cells: channels.cells.clone(),
+        })))
 }
+
+/// What was found of the output channels of a network without MLPs.
+#[derive(Debug)]
+pub(super) struct Channels {
+    /// ln p of all tensors together.
+    pub(super) ln_p: f64,
+    /// One cell a tensor: the fraction of its channels in place, and ln p.
+    cells: Vec<LayerCell>,
+    /// Tensors that are equal in both and say nothing.
+    n_equal: u32,
+}
+
+/// Measured, nothing to match (with the reason), or an error.
+pub(super) type ChannelOutcome = Result<Result<Channels, String>, EvidenceError>;
 
 /// Widths that some tensor of the component reads: `[out, in, …]` → in.
 fn widths_read(component: &Component) -> BTreeSet<usize> {
@@ -75,17 +103,24 @@ fn widths_read(component: &Component) -> BTreeSet<usize> {
 /// The outputs of a last layer mean something (a class, a coordinate) and are not exchangeable, so a
 /// tensor counts only if its outputs are another one's inputs. Tensors of one residual group share
 /// their order: they are dependent, so the smallest p pays for all by Bonferroni.
-fn channels(pair: &ComponentPair) -> Result<TestRecord, EvidenceError> {
+pub(super) fn channels(pair: &ComponentPair) -> ChannelOutcome {
+    if pair.reference.kind != ComponentKind::Network {
+        // What a projector writes goes into a stream that both models may have in common: its
+        // outputs are then not exchangeable and the null would be false.
+        return Ok(Err(
+            "no MLP whose units can be matched, and its outputs are not exchangeable".to_owned(),
+        ));
+    }
     let read = widths_read(&pair.reference);
     let mut cells = Vec::new();
     let mut best: Option<f64> = None;
-    let (mut agreement, mut n_equal) = (Vec::new(), 0u32);
+    let mut n_equal = 0u32;
     for found in &pair.correspondence.pairs {
         let a = &pair.reference.tensors[found.reference];
         let b = &pair.candidate.tensors[found.candidate];
         let n_rows = a.shape().first().copied().unwrap_or(0);
         let is_weight = a.shape().len() >= 2 && a.dtype().is_float() && b.dtype().is_float();
-        if !is_weight || n_rows < MIN_ROWS || n_rows > MAX_ROWS || !read.contains(&n_rows) {
+        if !is_weight || !(MIN_ROWS..=MAX_ROWS).contains(&n_rows) || !read.contains(&n_rows) {
             continue;
         }
         let (mut x, mut y) = (
@@ -101,46 +136,26 @@ fn channels(pair: &ComponentPair) -> Result<TestRecord, EvidenceError> {
             product::centre_rows(rows);
             product::normalise_rows(rows);
         }
-        let similarity = product::rows_by_rows(x.view(), y.view());
-        let matching = stats::assign_max(similarity.view())
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?
-            .row_to_col;
         let rows: Vec<usize> = (0..n_rows).collect();
-        let test = stats::order_test(&matching, &rows, n_rows)
-            .map_err(|e| EvidenceError::Numerical(e.to_string()))?;
+        let test = Matching::of_rows(&x, &y)?.order_test(&rows)?;
         best = Some(best.map_or(test.ln_p, |p| p.min(test.ln_p)));
-        let share = test.n_coincident as f64 / test.n as f64;
-        agreement.push(share);
         cells.push(LayerCell {
             reference_layer: None,
             candidate_layer: None,
             role: a.name().to_owned(),
-            value: share,
+            value: test.n_coincident as f64 / test.n.max(1) as f64,
             ln_p: Some(test.ln_p),
         });
     }
     let Some(best) = best else {
-        let reason = match n_equal {
+        return Ok(Err(match n_equal {
             0 => "no two tensors of equal shape whose outputs are exchangeable".to_owned(),
             n => format!("the {n} tensors that could be tested are bit-equal: see tensor-identity"),
-        };
-        return Ok(TestRecord::not_applicable(SPEC.id, &pair.id, reason));
+        }));
     };
-    let n = agreement.len();
-    Ok(TestRecord::measured(SPEC.id, &pair.id)
-        .with_p(PValue::new(
-            stats::bonferroni(best, n).min(0.0),
-            PKind::Exact,
-        )?)
-        .with_effect("agreement", agreement.iter().sum::<f64>() / n as f64)
-        .with_effect("n-tensors-tested", n as f64)
-        .with_effect("n-tensors-equal", f64::from(n_equal))
-        .with_detail(Detail::Selection(format!(
-            "output channels of {n} tensors whose outputs other tensors read"
-        )))
-        .with_detail(Detail::Grid(LayerGrid {
-            quantity: "fraction of channels in place".to_owned(),
-            range: (0.0, 1.0),
-            cells,
-        })))
+    Ok(Ok(Channels {
+        ln_p: stats::bonferroni(best, cells.len()).min(0.0),
+        cells,
+        n_equal,
+    }))
 }

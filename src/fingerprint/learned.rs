@@ -5,7 +5,7 @@
 //! one, so that for b = c·a + independent noise the expected shares are equal, c in both.
 
 use crate::stats::{self, sampling};
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 use rand::RngExt;
 use std::collections::HashMap;
 use std::iter::Sum;
@@ -13,6 +13,9 @@ use std::ops::Add;
 
 /// Directions that count as leading.
 const N_LEADING: usize = 8;
+/// Trailing directions begin after half of them, and after this many at the latest: what large
+/// matrices learn lies in few directions, and subspaces of thousands would take minutes.
+const MAX_CUT: usize = 32;
 /// Subspace iterations: the edges between the groups need not be sharp.
 const N_ITERATIONS: usize = 4;
 /// Smaller matrices have no trailing half to speak of.
@@ -20,11 +23,15 @@ const MIN_SIDE: usize = 24;
 /// A share of the trailing directions below this is not told from none.
 const MIN_TRAILING_SHARE: f64 = 0.01;
 
-/// A matrix cut into the part in its leading directions and the part in its trailing half.
+/// The leading and the trailing directions of a matrix: its top right singular subspaces, and its
+/// energy in them.
 #[derive(Debug)]
 pub struct Directions {
+    /// `[m, N_LEADING]` and `[m, n_cut]`, orthonormal columns; what is trailing lies outside `cut`.
     leading: Array2<f64>,
-    trailing: Array2<f64>,
+    cut: Array2<f64>,
+    leading_square: f64,
+    trailing_square: f64,
     n_trailing: usize,
 }
 
@@ -60,37 +67,42 @@ pub struct Held {
     pub learned: f64,
 }
 
-fn inner(a: &Array2<f64>, b: &ArrayView2<f64>) -> f64 {
+fn inner(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
 impl Directions {
-    /// Cuts `a` (`[n, m]`, f64), whose rank is at most `max_rank`; `None` where it is too small or
-    /// too poor in directions.
+    /// Directions of `a` (`[n, m]`, f64), whose rank is at most `max_rank`; `None` where it is too
+    /// small or too poor in directions.
     pub fn of(a: &Array2<f64>, max_rank: usize, seed: u64) -> Option<Self> {
         let side = a.nrows().min(a.ncols()).min(max_rank);
         if side < MIN_SIDE {
             return None;
         }
-        let project = |k: usize| {
-            let basis = stats::top_right_subspace(a.view(), k, N_ITERATIONS, seed);
-            a.dot(&basis).dot(&basis.t())
+        let n_cut = (side / 2).min(MAX_CUT);
+        let basis = |k: usize| stats::top_right_subspace(a.view(), k, N_ITERATIONS, seed);
+        let energy = |basis: &Array2<f64>| {
+            let part = a.dot(basis);
+            inner(&part, &part)
         };
-        let leading = project(N_LEADING);
-        let trailing = a - &project(side / 2);
+        let (leading, cut) = (basis(N_LEADING), basis(n_cut));
+        let total = inner(a, a);
         let found = Self {
-            n_trailing: side - side / 2,
+            leading_square: energy(&leading),
+            trailing_square: total - energy(&cut),
+            n_trailing: side - n_cut,
             leading,
-            trailing,
+            cut,
         };
-        let positive = |x: &Array2<f64>| inner(x, &x.view()) > 0.0;
-        (positive(&found.leading) && positive(&found.trailing)).then_some(found)
+        // What rounding leaves of a matrix without trailing directions is none.
+        let rich = found.leading_square > 0.0 && found.trailing_square > 1e-9 * total;
+        rich.then_some(found)
     }
 
     /// Mean energy of a leading direction over that of a trailing one.
     fn contrast(&self) -> f64 {
-        let leading = inner(&self.leading, &self.leading.view()) / N_LEADING as f64;
-        let trailing = inner(&self.trailing, &self.trailing.view()) / self.n_trailing as f64;
+        let leading = self.leading_square / N_LEADING as f64;
+        let trailing = self.trailing_square / self.n_trailing as f64;
         leading / trailing
     }
 
@@ -99,11 +111,12 @@ impl Directions {
         let learned = noise
             .contrast(a.dim(), seed)
             .map_or(0.0, |noise| 1.0 - noise / self.contrast());
+        let within = |basis: &Array2<f64>| inner(&a.dot(basis), &b.dot(basis));
         Held {
-            leading_product: inner(&self.leading, &b.view()),
-            leading_square: inner(&self.leading, &self.leading.view()),
-            trailing_product: inner(&self.trailing, &b.view()),
-            trailing_square: inner(&self.trailing, &self.trailing.view()),
+            leading_product: within(&self.leading),
+            leading_square: self.leading_square,
+            trailing_product: inner(a, b) - within(&self.cut),
+            trailing_square: self.trailing_square,
             learned,
         }
     }

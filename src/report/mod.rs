@@ -7,10 +7,11 @@
 //! out, round for the eye, and escape. Nothing here holds a time or a machine's name, so two runs of
 //! one command on one machine class give one report, byte for byte.
 
+mod document;
 mod grid;
-//html;
+mod html;
 mod json;
-//markdown;
+mod markdown;
 mod schema;
 mod terminal;
 mod text;
@@ -19,9 +20,9 @@ mod words;
 #[cfg(test)]
 mod fixture;
 
-//HTML
+pub use html::Html;
 pub use json::{Json, SCHEMA, SCHEMA_VERSION};
-//MD
+pub use markdown::Markdown;
 pub use terminal::Terminal;
 pub use text::visible;
 
@@ -179,7 +180,7 @@ pub trait Renderer: Sync {
 }
 
 /// Every output format.
-pub static RENDERERS: &[&dyn Renderer] = &[&Terminal, &Json];
+pub static RENDERERS: &[&dyn Renderer] = &[&Terminal, &Json, &Html, &Markdown];
 
 /// The renderer with this id (`html`) or this file extension (`htm`, `md`).
 pub fn renderer(name: &str) -> Option<&'static dyn Renderer> {

@@ -12,7 +12,7 @@ use super::text::{self, name, plural, prose};
 use super::{ModelSection, RenderOptions, Renderer, Report, checked, words};
 use crate::evidence::record::{Detail, Status, TestRecord};
 use crate::verdict::{Conclusion, Strength};
-use comfy_table::{Attribute, Cell, Color};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, Table};
 use page::{BOLD, DIM, Page};
 use std::io::{self, Write};
 
@@ -159,6 +159,7 @@ fn evidence(page: &mut Page, records: &[TestRecord]) {
         return;
     }
     let mut table = page.table(&["test", "component", "p-value", "how p was found", "effects"]);
+    keep_ids_whole(&mut table);
     for record in records.iter().filter(|r| r.status == Status::Measured) {
         let p = record
             .p
@@ -188,6 +189,13 @@ fn evidence(page: &mut Page, records: &[TestRecord]) {
     }
 }
 
+/// Ids of tests are there to be copied: the first column is never wrapped.
+fn keep_ids_whole(table: &mut Table) {
+    if let Some(ids) = table.column_mut(0) {
+        ids.set_constraint(ColumnConstraint::ContentWidth);
+    }
+}
+
 fn unmeasured(page: &mut Page, records: &[TestRecord]) {
     let rest: Vec<_> = records
         .iter()
@@ -198,6 +206,7 @@ fn unmeasured(page: &mut Page, records: &[TestRecord]) {
     }
     page.heading("Not measured (counts neither for nor against)");
     let mut table = page.table(&["test", "component", "status", "reason"]);
+    keep_ids_whole(&mut table);
     for record in rest {
         let dim = |s: String| Cell::new(s).add_attribute(Attribute::Dim);
         let status = Cell::new(words::status(record.status));
@@ -419,7 +428,11 @@ mod tests {
     fn the_finding_comes_first_with_its_strength() {
         let text = plain(&fixture::report());
         let first = text.lines().find(|l| !l.trim().is_empty()).unwrap();
-        assert!(first.starts_with("org-b/new-vl is a copy, with noise added, of org-a/base-vl"));
+        assert!(
+            first.starts_with(
+                "org-b/new-vl is, but for added noise, the same model as org-a/base-vl"
+            )
+        );
         assert!(text.find("extremely strong evidence").unwrap() < text.find("Evidence\n").unwrap());
     }
 

@@ -133,7 +133,7 @@ pub(super) fn number(x: f64) -> String {
     // 0.99997 at four digits would be printed as 1, which says "equal" where it is not.
     if x.abs() < 1.0 && x.abs() > 0.9995 {
         let digits = (-(1.0 - x.abs()).log10()).ceil().clamp(4.0, 15.0) as usize + 1;
-        return signed(&format!("{x:.digits$}"));
+        return signed(trim_zeros(&format!("{x:.digits$}")));
     }
     number_to(x, 4)
 }

@@ -8,19 +8,20 @@ use super::Report;
 use crate::evidence::record::Status;
 use crate::verdict::{Conclusion, Relation, Strength};
 
-/// The relation as the middle of a sentence between candidate and reference.
+/// The relation as the middle of a sentence between candidate and reference. The words claim no
+/// direction that the evidence does not show: a link alone has none.
 pub(super) fn predicate(relation: Relation) -> &'static str {
     match relation {
         Relation::Identical => "is identical to",
         Relation::Repackaged => "is a re-packaged copy of",
         Relation::Quantized => "is a quantized copy of",
-        Relation::Noised => "is a copy, with noise added, of",
-        Relation::FineTuned => "was trained further from",
+        Relation::Noised => "is, but for added noise, the same model as",
+        Relation::FineTuned => "is, but for further training, the same model as",
         Relation::Merged => "is a merge that contains",
         Relation::Pruned => "is a pruned version of",
         Relation::Expanded => "is an expanded version of",
-        Relation::Disguised => "is a disguised copy of",
-        Relation::Derived => "is derived from",
+        Relation::Disguised => "is, in disguise, the same model as",
+        Relation::Derived => "is of one descent with",
         Relation::SharesComponents => "shares components with",
         Relation::Siblings => "shares a third ancestor with",
         Relation::SharedInitialisation => {
@@ -164,7 +165,8 @@ pub(super) fn next_steps(report: &Report) -> Vec<String> {
                 .to_owned(),
         ]),
     }
-    if !report.options.all_layers && overall.relation != Relation::Identical {
+    let all = report.options.all_layers || report.options.layer_rule.starts_with("all ");
+    if !all && overall.relation != Relation::Identical {
         steps.push("Add `--all-layers` to measure every layer rather than a sample.".to_owned());
     }
     steps.push("Run the command again to check every number.".to_owned());

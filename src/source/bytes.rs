@@ -1,14 +1,12 @@
 //! Byte ranges of a file, wherever it lies. Checkpoint readers sit on [`ByteSource`] and on nothing
 //! else of this module, so that a file need not be here to be read.
 
-use memmap2::Mmap;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::mpsc;
 
 /// Random access to the bytes of one file.
 pub trait ByteSource: Send + Sync + std::fmt::Debug {
@@ -28,59 +26,41 @@ pub trait ByteSource: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the range reaches beyond the end, or the bytes cannot be had.
     fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>>;
-}
 
-/// Bytes read through maps after which their pages are handed back to the system.
-const RESIDENT_BYTES: u64 = 256 << 20;
-/// What a read may make resident beyond its own bytes: the system maps pages around a fault.
-const FAULT_AROUND_BYTES: u64 = 64 << 10;
-
-/// Every open map, and how much was read through them since their pages were last handed back.
-static MAPS: Mutex<Vec<Weak<Mmap>>> = Mutex::new(Vec::new());
-static TOUCHED_BYTES: AtomicU64 = AtomicU64::new(0);
-
-/// A memory-mapped file. Pages are read when they are looked at and handed back after
-/// [`RESIDENT_BYTES`], so that resident memory does not grow with the size or number of files.
-#[derive(Debug)]
-pub struct MappedFile {
-    name: String,
-    // An empty file cannot be mapped.
-    map: Option<Arc<Mmap>>,
-}
-
-/// Counts a read and, once enough was read, lets the system take the pages of all maps back. They
-/// stay in its cache and come again at the next look.
-fn count_read(n_bytes: u64) {
-    let counted = n_bytes + FAULT_AROUND_BYTES;
-    if TOUCHED_BYTES.fetch_add(counted, Ordering::Relaxed) + counted < RESIDENT_BYTES {
-        return;
-    }
-    TOUCHED_BYTES.store(0, Ordering::Relaxed);
-    let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
-    maps.retain(|map| {
-        let Some(map) = map.upgrade() else {
-            return false;
-        };
-        #[cfg(unix)]
-        {
-            // SAFETY: the map is read-only and backed by a file, so dropped pages are read again
-            // with the same content; slices that others hold stay valid.
-            let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-            if let Err(error) = advised {
-                tracing::debug!(%error, "the system keeps the pages of a mapped file");
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = map;
-        true
-    });
-}
-
-impl MappedFile {
-    /// Maps a file for reading; `name` is what messages call it.
+    /// Shows all bytes once, in order, in blocks of a size that may change.
     ///
     /// # Errors
-    /// When it cannot be opened or mapped, or is not a regular file.
+    /// When the bytes cannot be had.
+    fn for_each_block(&self, visit: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        for start in (0..self.len()).step_by(BLOCK_BYTES) {
+            let end = self.len().min(start + BLOCK_BYTES as u64);
+            visit(&self.read(start..end)?);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a block when a whole file is read.
+const BLOCK_BYTES: usize = 4 << 20;
+/// Blocks read ahead of the one that is looked at.
+const N_AHEAD: usize = 2;
+
+/// A file on this machine, read by position.
+///
+/// Not mapped: pages of a map count as memory of this process for as long as the system likes, and a
+/// file that another process cuts short would end this one by a signal instead of an error.
+#[derive(Debug)]
+pub struct LocalFile {
+    name: String,
+    file: File,
+    len: u64,
+}
+
+impl LocalFile {
+    /// Opens a file for reading; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is not a regular file.
     pub fn open(path: &Path, name: &str) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
@@ -90,48 +70,82 @@ impl MappedFile {
                 "expected a regular file, found something else",
             ));
         }
-        if metadata.len() == 0 {
-            return Ok(Self {
-                name: name.to_owned(),
-                map: None,
-            });
-        }
-        // SAFETY: the map is read-only and private to this process. Another process that truncates
-        // the file while we read could still cut pages away under us; the threat model says so, and
-        // the hub cache never truncates a published blob.
-        let map = Arc::new(unsafe { Mmap::map(&file)? });
-        MAPS.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(&map));
         Ok(Self {
             name: name.to_owned(),
-            map: Some(map),
+            file,
+            len: metadata.len(),
         })
     }
 
-    fn bytes(&self) -> &[u8] {
-        self.map.as_ref().map_or(&[], |map| &map[..])
+    /// Fills the buffer with the bytes at `offset`.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+        }
+        #[cfg(windows)]
+        {
+            let mut done = 0;
+            while done < buffer.len() {
+                let at = offset + done as u64;
+                match std::os::windows::fs::FileExt::seek_read(&self.file, &mut buffer[done..], at)?
+                {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    n => done += n,
+                }
+            }
+            Ok(())
+        }
     }
 }
 
-impl ByteSource for MappedFile {
+impl ByteSource for LocalFile {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn len(&self) -> u64 {
-        self.bytes().len() as u64
+        self.len
     }
 
     fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>> {
-        let bytes = usize::try_from(range.start)
-            .ok()
-            .zip(usize::try_from(range.end).ok())
-            .and_then(|(start, end)| self.bytes().get(start..end));
-        count_read(range.end.saturating_sub(range.start).min(self.len()));
-        bytes
-            .map(Cow::Borrowed)
-            .ok_or_else(|| beyond_the_end(&range, self.len()))
+        let n_bytes = range
+            .end
+            .checked_sub(range.start)
+            .filter(|_| range.end <= self.len)
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| beyond_the_end(&range, self.len))?;
+        let mut bytes = vec![0; n_bytes];
+        self.read_exact_at(&mut bytes, range.start)?;
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// Reads ahead on a thread of its own, so that disk and processor work at the same time.
+    fn for_each_block(&self, visit: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let (send, receive) = mpsc::sync_channel::<io::Result<Vec<u8>>>(N_AHEAD);
+        let (give_back, spare) = mpsc::channel::<Vec<u8>>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for start in (0..self.len).step_by(BLOCK_BYTES) {
+                    let n_bytes = (self.len - start).min(BLOCK_BYTES as u64) as usize;
+                    let mut block = spare.try_recv().unwrap_or_default();
+                    block.resize(n_bytes, 0);
+                    let read = self.read_exact_at(&mut block, start).map(|()| block);
+                    let failed = read.is_err();
+                    // The receiver is gone only after an error, of which it knows.
+                    if send.send(read).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            for block in receive {
+                let block = block?;
+                visit(&block);
+                // The reader may have ended already.
+                let _ = give_back.send(block);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -197,13 +211,40 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_maps_and_a_folder_does_not() {
+    fn an_empty_file_opens_and_a_folder_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("empty");
         std::fs::write(&path, b"").unwrap();
-        let file = MappedFile::open(&path, "empty").unwrap();
+        let file = LocalFile::open(&path, "empty").unwrap();
         assert!(file.is_empty());
         assert!(file.read(0..1).is_err());
-        assert!(MappedFile::open(folder.path(), "folder").is_err());
+        assert!(LocalFile::open(folder.path(), "folder").is_err());
+    }
+
+    #[test]
+    fn a_file_reads_the_same_by_range_and_in_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long");
+        let bytes: Vec<u8> = (0..2 * BLOCK_BYTES + 7).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let file = LocalFile::open(&path, "long").unwrap();
+        let mut seen = Vec::new();
+        file.for_each_block(&mut |block| seen.extend_from_slice(block))
+            .unwrap();
+        assert!(seen == bytes);
+        assert_eq!(file.read(5..9).unwrap(), &bytes[5..9]);
+        assert!(file.read(0..file.len() + 1).is_err());
+        assert!(file.read(9..u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_file_that_shrinks_under_us_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shrinking");
+        std::fs::write(&path, [0; 100]).unwrap();
+        let file = LocalFile::open(&path, "shrinking").unwrap();
+        std::fs::write(&path, [0; 10]).unwrap();
+        assert!(file.read(0..100).is_err());
+        assert!(file.for_each_block(&mut |_| {}).is_err());
     }
 }

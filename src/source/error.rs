@@ -47,6 +47,17 @@ pub enum SourceError {
         /// The hub.
         endpoint: String,
     },
+    /// A repository of several models in one format, which no reference can choose among.
+    #[error(
+        "{repository}: expected one GGUF model, found {}: {}; download the one that is meant and name its file",
+        models.len(), models[..models.len().min(8)].join(", ")
+    )]
+    SeveralModels {
+        /// `org/name`.
+        repository: String,
+        /// Names of the models.
+        models: Vec<String>,
+    },
     /// The token was refused.
     #[error(
         "{endpoint} refused the token ({status}); set HF_TOKEN to a valid one, or unset it for public models"

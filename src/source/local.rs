@@ -3,7 +3,8 @@
 //! Symbolic links to files are followed (the hub's cache is made of them), links to folders are not:
 //! a folder from a stranger could otherwise lead anywhere, or in a circle.
 
-use super::{Snapshot, SnapshotFile, SourceError, is_needed};
+use super::{Snapshot, SnapshotFile, SourceError, is_needed, needed};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// Files that a model's folder may hold.
@@ -22,6 +23,11 @@ pub(super) fn folder(root: &Path) -> Result<Snapshot, SourceError> {
     if files.is_empty() {
         return Err(SourceError::EmptyFolder(root.to_owned()));
     }
+    let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    let chosen: HashSet<&str> = needed(paths.iter().map(String::as_str))
+        .into_iter()
+        .collect();
+    files.retain(|file| chosen.contains(file.path.as_str()));
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(Snapshot {
         label: label(root),
@@ -143,6 +149,19 @@ mod tests {
         let snapshot = folder(root).unwrap();
         let paths: Vec<&str> = snapshot.files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(paths, ["a/b.json", "config.json", "model.safetensors"]);
+    }
+
+    #[test]
+    fn a_folder_with_the_weights_in_two_formats_is_read_in_one() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = |root: &Path| -> Vec<String> {
+            let files = folder(root).unwrap().files;
+            files.into_iter().map(|file| file.path).collect()
+        };
+        fs::write(root.path().join("pytorch_model.bin"), b"x").unwrap();
+        assert_eq!(paths(root.path()), ["pytorch_model.bin"]);
+        fs::write(root.path().join("model.safetensors"), b"x").unwrap();
+        assert_eq!(paths(root.path()), ["model.safetensors"]);
     }
 
     #[test]

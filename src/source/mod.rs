@@ -5,6 +5,7 @@
 //! not look into them.
 
 pub mod bytes;
+pub mod digest;
 mod error;
 mod hub;
 mod local;
@@ -14,6 +15,7 @@ pub use error::SourceError;
 pub use hub::FetchOptions;
 pub use model_ref::{ModelRef, ModelRefError};
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// One file of a snapshot.
@@ -86,13 +88,21 @@ pub fn resolve(
 }
 
 /// Extensions of weight files that a checkpoint format can read.
-const WEIGHT_EXTENSIONS: &[&str] = &["safetensors", "gguf"];
+const WEIGHT_EXTENSIONS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "gguf"];
+/// Beginnings of the names of files that a training run leaves in PyTorch's format beside the weights.
+const TRAINING_STATE: &[&str] = &[
+    "optimizer",
+    "rng_state",
+    "scaler",
+    "scheduler",
+    "training_args",
+];
 /// Extensions of the other files that evidence reads.
 const ARTEFACT_EXTENSIONS: &[&str] = &["json", "txt", "jinja", "py", "md", "model", "yaml", "yml"];
 
 /// Whether an audit reads this file of a published repository: weights in a format that is read here,
-/// configuration, tokenizer, code and model card. Optimiser states, images and other formats of the
-/// same weights are left where they are.
+/// configuration, tokenizer, code and model card. Optimiser states, images and formats that are not
+/// read are left where they are. Of several formats of the same weights [`needed`] chooses one.
 pub fn is_needed(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let Some((_, extension)) = name.rsplit_once('.') else {
@@ -101,9 +111,51 @@ pub fn is_needed(path: &str) -> bool {
     // Consolidated copies and exports beside the main checkpoint repeat the same weights.
     let nested = path.contains('/');
     if WEIGHT_EXTENSIONS.contains(&extension) {
-        return !nested;
+        return !nested && !TRAINING_STATE.iter().any(|start| name.starts_with(start));
     }
     ARTEFACT_EXTENSIONS.contains(&extension)
+}
+
+/// Names of the GGUF models among paths, parts of one series counted once: a repository often holds
+/// one model at a dozen precisions. Towers for pictures (`mmproj`) are no models.
+fn gguf_models<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let models = paths.into_iter().filter_map(|path| {
+        let stem = path.strip_suffix(".gguf")?;
+        let series = stem
+            .rsplit_once("-of-")
+            .and_then(|(rest, _)| rest.rsplit_once('-'));
+        Some(series.map_or(stem, |(name, _)| name))
+    });
+    models.filter(|name| !name.starts_with("mmproj")).collect()
+}
+
+/// The files of a model that an audit reads, of all its `paths`, in their order: those that are
+/// needed ([`is_needed`]), without repetitions of the weights in another format. safetensors files
+/// are preferred to PyTorch's and these to GGUF; of PyTorch's, `pytorch_model.bin` and its shards to
+/// others.
+pub fn needed<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut chosen: Vec<&str> = paths.into_iter().filter(|path| is_needed(path)).collect();
+    // Rank of a file's format; `None` for what is no weights.
+    let rank = |path: &str| {
+        let (_, extension) = path.rsplit_once('.')?;
+        if !WEIGHT_EXTENSIONS.contains(&extension) {
+            return None;
+        }
+        Some(match extension {
+            // Adapters change a model and are none: they outrank nothing.
+            "safetensors" if !path.starts_with("adapter_") => 0,
+            "bin" if path == "pytorch_model.bin" || path.starts_with("pytorch_model-") => 1,
+            // Re-quantizations lose what the others still hold.
+            "gguf" => 3,
+            _ => 2,
+        })
+    };
+    let best = chosen.iter().filter_map(|path| rank(path)).min();
+    chosen.retain(|path| {
+        let beside = best == Some(0) && path.ends_with(".safetensors");
+        beside || rank(path).is_none_or(|rank| Some(rank) == best)
+    });
+    chosen
 }
 
 #[cfg(test)]
@@ -115,6 +167,7 @@ mod tests {
         for path in [
             "config.json",
             "model-00001-of-00002.safetensors",
+            "model-Q8_0.gguf",
             "model.safetensors.index.json",
             "tokenizer.model",
             "merges.txt",
@@ -128,10 +181,28 @@ mod tests {
     }
 
     #[test]
+    fn a_series_is_one_gguf_model_and_a_tower_is_none() {
+        let models = gguf_models([
+            "m-Q8_0.gguf",
+            "m-F16-00001-of-00002.gguf",
+            "m-F16-00002-of-00002.gguf",
+            "mmproj-m.gguf",
+            "config.json",
+        ]);
+        assert_eq!(models, BTreeSet::from(["m-F16", "m-Q8_0"]));
+    }
+
+    #[test]
     fn other_formats_optimiser_states_and_pictures_are_left() {
         for path in [
-            "pytorch_model.bin",
             "optimizer.pt",
+            "optimizer.bin",
+            "scheduler.pt",
+            "scaler.pt",
+            "rng_state.pth",
+            "rng_state_7.pth",
+            "training_args.bin",
+            "original/consolidated.00.pth",
             "figures/plot.png",
             "onnx/model.onnx",
             "original/model.safetensors",
@@ -139,5 +210,36 @@ mod tests {
         ] {
             assert!(!is_needed(path), "{path}");
         }
+    }
+
+    #[test]
+    fn weights_are_read_in_one_format_and_safetensors_are_preferred() {
+        let both = [
+            "config.json",
+            "model.safetensors",
+            "old.pth",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+        ];
+        assert_eq!(
+            needed(both),
+            [
+                "config.json",
+                "model.safetensors",
+                "pytorch_model.bin.index.json"
+            ]
+        );
+        let shards = [
+            "pytorch_model-00001-of-00002.bin",
+            "pytorch_model-00002-of-00002.bin",
+            "adapter_model.safetensors",
+            "ema.pt",
+        ];
+        assert_eq!(needed(shards), shards[..2]);
+        assert_eq!(
+            needed(["a.pth", "optimizer.pt", "README.md"]),
+            ["a.pth", "README.md"]
+        );
+        assert_eq!(needed(["x.png"]), [""; 0]);
     }
 }

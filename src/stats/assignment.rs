@@ -2,18 +2,28 @@
 //!
 //! Shortest augmenting paths with dual prices (Jonker and Volgenant, 1987; the rectangular form of
 //! Crouse, 2016): reduction transfer and augmenting row reduction settle most rows, Dijkstra searches
-//! over the dense matrix settle the rest. Deterministic: equal input gives an equal matching.
+//! settle the rest. Deterministic: equal input gives an equal matching, whatever the number of threads.
+//!
+//! # Lists instead of rows
+//! Prices only ever fall, so that reduced costs (cost − price) only ever rise. Each row keeps the
+//! list of its cheapest columns as of some moment; every column outside it then costs at least the
+//! dearest one listed, for ever. A step looks at the list alone as long as that bound proves that
+//! nothing outside matters, and draws the list up anew from the whole row when it no longer does.
+//! Nothing is approximated: it is the same search, without reading what cannot change it.
 //!
 //! # Cost
-//! O(n²) time and no more memory than the matrix when rows have clear favourites, as copies have;
-//! O(n³) at worst. The matrix is 4·n·m bytes, the rest O(n + m). Measured times up to 30,000 units
-//! are in `benches/results`.
+//! O(n·m) time and no more memory than the matrix when rows have clear favourites, as copies have;
+//! about that, times a small factor, for random matrices; O(n²·m) at worst. The matrix is 4·n·m
+//! bytes, the rest O(n + m). Measured times up to 30,000 units are in `benches/results`.
 //!
 //! # Exactness
 //! Similarities are f32, prices f64. The matching is optimal for the given numbers up to the rounding
 //! of sums of a few f64 values: a relative error of about 1e-15·n, below the resolution of the input.
 
 use ndarray::ArrayView2;
+use rayon::prelude::*;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 const FREE: usize = usize::MAX;
 
@@ -59,16 +69,21 @@ pub fn assign_max(similarity: ArrayView2<f32>) -> Result<Assignment, AssignmentE
     if n_rows > n_cols {
         return Err(AssignmentError::TooManyRows { n_rows, n_cols });
     }
-    if let Some(((row, col), _)) = similarity.indexed_iter().find(|(_, x)| !x.is_finite()) {
-        return Err(AssignmentError::NotFinite { row, col });
-    }
     let standard = similarity.as_standard_layout();
     let rows: Vec<&[f32]> = standard
         .outer_iter()
         .filter_map(|row| row.to_slice())
         .collect();
+    let not_finite = rows.par_iter().enumerate().find_map_first(|(row, values)| {
+        let col = values.iter().position(|x| !x.is_finite())?;
+        Some(AssignmentError::NotFinite { row, col })
+    });
+    if let Some(error) = not_finite {
+        return Err(error);
+    }
     let mut solver = Solver::new(&rows, n_cols);
     solver.reduce_columns();
+    solver.list_free_rows();
     for _ in 0..2 {
         solver.reduce_rows();
     }
@@ -82,15 +97,65 @@ pub fn assign_max(similarity: ArrayView2<f32>) -> Result<Assignment, AssignmentE
     Ok(Assignment { row_to_col, total })
 }
 
+/// Columns in a row's list at first.
+const LIST: usize = 32;
+/// Columns whose maxima are sought together.
+const COLUMN_BLOCK: usize = 1024;
+
+/// The cheapest columns of a row as of some moment, with their similarities.
+#[derive(Default, Clone)]
+struct List {
+    entries: Vec<(u32, f32)>,
+    /// No column outside the list costs less than this, now or later; infinite where there is none.
+    bound: f64,
+}
+
+impl List {
+    /// The `len` cheapest columns at these prices; of equally cheap ones the lower.
+    fn new(values: &[f32], price: &[f64], len: usize) -> Self {
+        let mut kept: Vec<(f64, u32)> = Vec::with_capacity(2 * len);
+        let by_cost = |a: &(f64, u32), b: &(f64, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        let mut limit = f64::INFINITY;
+        for (col, (&value, &price)) in values.iter().zip(price).enumerate() {
+            let cost = -f64::from(value) - price;
+            if cost < limit {
+                kept.push((cost, col as u32));
+                if kept.len() == 2 * len {
+                    kept.select_nth_unstable_by(len - 1, by_cost);
+                    kept.truncate(len);
+                    limit = kept[len - 1].0;
+                }
+            }
+        }
+        if kept.len() > len {
+            kept.select_nth_unstable_by(len - 1, by_cost);
+            kept.truncate(len);
+        }
+        let bound = match kept.iter().map(|(cost, _)| *cost).max_by(f64::total_cmp) {
+            Some(dearest) if values.len() > kept.len() => dearest,
+            _ => f64::INFINITY,
+        };
+        kept.sort_unstable_by_key(|(_, col)| *col);
+        let with_value = |(_, col): (f64, u32)| (col, values[col as usize]);
+        Self {
+            entries: kept.into_iter().map(with_value).collect(),
+            bound,
+        }
+    }
+}
+
 /// Prices and the matching so far. Costs are negated similarities.
 struct Solver<'a> {
     rows: &'a [&'a [f32]],
     n_cols: usize,
-    /// Price of each column; never above 0, and 0 for columns that were never matched.
+    /// Price of each column; never above 0 once a row took it for its price, never rising, and 0 for
+    /// columns that were never matched in a problem with spare columns.
     price: Vec<f64>,
     row_to_col: Vec<usize>,
     col_to_row: Vec<usize>,
     free_rows: Vec<usize>,
+    /// Empty until a row is looked at.
+    lists: Vec<List>,
 }
 
 impl<'a> Solver<'a> {
@@ -102,6 +167,7 @@ impl<'a> Solver<'a> {
             row_to_col: vec![FREE; rows.len()],
             col_to_row: vec![FREE; n_cols],
             free_rows: (0..rows.len()).collect(),
+            lists: vec![List::default(); rows.len()],
         }
     }
 
@@ -112,13 +178,18 @@ impl<'a> Solver<'a> {
             return;
         }
         let mut best = vec![(f32::NEG_INFINITY, FREE); self.n_cols];
-        for (row, values) in self.rows.iter().enumerate() {
-            for (best, &value) in best.iter_mut().zip(*values) {
-                if value > best.0 {
-                    *best = (value, row);
+        best.par_chunks_mut(COLUMN_BLOCK)
+            .enumerate()
+            .for_each(|(block, best)| {
+                let start = block * COLUMN_BLOCK;
+                for (row, values) in self.rows.iter().enumerate() {
+                    for (best, &value) in best.iter_mut().zip(&values[start..]) {
+                        if value > best.0 {
+                            *best = (value, row);
+                        }
+                    }
                 }
-            }
-        }
+            });
         for (col, (value, row)) in best.into_iter().enumerate() {
             self.price[col] = -f64::from(value);
             if self.row_to_col[row] == FREE {
@@ -129,22 +200,54 @@ impl<'a> Solver<'a> {
         self.free_rows.retain(|&row| self.row_to_col[row] == FREE);
     }
 
-    /// The two cheapest columns of a row at current prices: (cost, column), second cost.
-    fn two_cheapest(&self, row: usize) -> (f64, usize, f64, usize) {
-        let (mut first, mut first_col, mut second, mut second_col) =
-            (f64::INFINITY, FREE, f64::INFINITY, FREE);
-        for (col, (&value, &price)) in self.rows[row].iter().zip(&self.price).enumerate() {
-            let cost = -f64::from(value) - price;
-            if cost < second {
-                if cost < first {
-                    (second, second_col) = (first, first_col);
-                    (first, first_col) = (cost, col);
-                } else {
-                    (second, second_col) = (cost, col);
+    /// Draws up the lists of the rows that are still free, all at the same prices.
+    fn list_free_rows(&mut self) {
+        let lists: Vec<List> = self
+            .free_rows
+            .par_iter()
+            .map(|&row| List::new(self.rows[row], &self.price, LIST))
+            .collect();
+        for (&row, list) in self.free_rows.iter().zip(lists) {
+            self.lists[row] = list;
+        }
+    }
+
+    /// Draws a row's list up anew; a longer one where prices have not moved its bound.
+    fn list_anew(&mut self, row: usize) {
+        let old = (self.lists[row].entries.len(), self.lists[row].bound);
+        let mut len = old.0.max(LIST);
+        self.lists[row] = List::new(self.rows[row], &self.price, len);
+        while old.0 > 0 && self.lists[row].bound <= old.1 {
+            len *= 2;
+            self.lists[row] = List::new(self.rows[row], &self.price, len);
+        }
+    }
+
+    /// The two cheapest columns of a row at current prices: cost, column, cost, column.
+    fn two_cheapest(&mut self, row: usize) -> (f64, usize, f64, usize) {
+        if self.lists[row].entries.is_empty() {
+            self.list_anew(row);
+        }
+        loop {
+            let (mut first, mut first_col, mut second, mut second_col) =
+                (f64::INFINITY, FREE, f64::INFINITY, FREE);
+            for &(col, value) in &self.lists[row].entries {
+                let col = col as usize;
+                let cost = -f64::from(value) - self.price[col];
+                if cost < second {
+                    if cost < first {
+                        (second, second_col) = (first, first_col);
+                        (first, first_col) = (cost, col);
+                    } else {
+                        (second, second_col) = (cost, col);
+                    }
                 }
             }
+            if second <= self.lists[row].bound {
+                return (first, first_col, second, second_col);
+            }
+            self.list_anew(row);
         }
-        (first, first_col, second, second_col)
     }
 
     /// Augmenting row reduction: a free row takes its cheapest column and lowers that column's price
@@ -193,84 +296,114 @@ impl<'a> Solver<'a> {
     }
 }
 
+/// A distance as a key of a heap: never NaN, since similarities are finite.
+#[derive(PartialEq, Clone, Copy)]
+struct Distance(f64);
+
+impl Eq for Distance {}
+
+impl PartialOrd for Distance {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Distance {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
 /// Working space of one Dijkstra search over the columns.
 struct Search {
     distance: Vec<f64>,
     predecessor: Vec<usize>,
-    /// Columns: `[0, done)` settled, `[done, n_cols)` open.
-    columns: Vec<usize>,
+    is_settled: Vec<bool>,
+    /// Columns with a distance, and those of them that are settled, in order.
+    touched: Vec<usize>,
+    settled: Vec<usize>,
+    /// Open columns, nearest first; at equal distance free ones first. May hold outdated entries.
+    open: BinaryHeap<Reverse<(Distance, bool, usize)>>,
+    /// Rows whose list may leave out something nearer than this, and the row's offset.
+    unlisted: BinaryHeap<Reverse<(Distance, usize, Distance)>>,
 }
 
 impl Search {
     fn new(n_cols: usize) -> Self {
         Self {
-            distance: vec![0.0; n_cols],
+            distance: vec![f64::INFINITY; n_cols],
             predecessor: vec![FREE; n_cols],
-            columns: (0..n_cols).collect(),
+            is_settled: vec![false; n_cols],
+            touched: Vec::new(),
+            settled: Vec::new(),
+            open: BinaryHeap::new(),
+            unlisted: BinaryHeap::new(),
+        }
+    }
+
+    /// Offers the listed columns of a row, at `offset` plus their reduced cost.
+    fn relax(&mut self, solver: &mut Solver, row: usize, offset: f64) {
+        if solver.lists[row].entries.is_empty() {
+            solver.list_anew(row);
+        }
+        for &(col, value) in &solver.lists[row].entries {
+            let col = col as usize;
+            let distance = offset - f64::from(value) - solver.price[col];
+            if distance < self.distance[col] && !self.is_settled[col] {
+                if self.distance[col] == f64::INFINITY {
+                    self.touched.push(col);
+                }
+                self.distance[col] = distance;
+                self.predecessor[col] = row;
+                let is_taken = solver.col_to_row[col] != FREE;
+                self.open.push(Reverse((Distance(distance), is_taken, col)));
+            }
+        }
+        let bound = solver.lists[row].bound;
+        if bound.is_finite() {
+            let entry = (Distance(offset + bound), row, Distance(offset));
+            self.unlisted.push(Reverse(entry));
         }
     }
 
     fn run(&mut self, solver: &mut Solver, start: usize) {
-        for (index, column) in self.columns.iter_mut().enumerate() {
-            *column = index;
+        for col in self.touched.drain(..) {
+            self.distance[col] = f64::INFINITY;
+            self.is_settled[col] = false;
         }
-        for (col, (&value, &price)) in solver.rows[start].iter().zip(&solver.price).enumerate() {
-            self.distance[col] = -f64::from(value) - price;
-            self.predecessor[col] = start;
-        }
-        let (mut settled, mut low) = (0, 0);
-        let mut nearest = 0.0;
-        let end = loop {
-            if settled == low {
-                // Every column at the least distance is settled together.
-                nearest = f64::INFINITY;
-                for at in low..self.columns.len() {
-                    let distance = self.distance[self.columns[at]];
-                    if distance < nearest {
-                        nearest = distance;
-                        low = settled;
-                    }
-                    if distance == nearest {
-                        self.columns.swap(at, low);
-                        low += 1;
-                    }
+        self.settled.clear();
+        self.open.clear();
+        self.unlisted.clear();
+        self.relax(solver, start, 0.0);
+        let (end, nearest) = loop {
+            let nearest = self.open.peek().map(|Reverse((distance, ..))| *distance);
+            let hidden = self.unlisted.peek().map(|Reverse((bound, ..))| *bound);
+            if let Some(hidden) = hidden
+                && nearest.is_none_or(|nearest| hidden < nearest)
+            {
+                if let Some(Reverse((_, row, offset))) = self.unlisted.pop() {
+                    solver.list_anew(row);
+                    self.relax(solver, row, offset.0);
                 }
-                let free = self.columns[settled..low]
-                    .iter()
-                    .copied()
-                    .filter(|&col| solver.col_to_row[col] == FREE)
-                    .min();
-                if let Some(col) = free {
-                    break col;
-                }
+                continue;
             }
-            let col = self.columns[settled];
-            settled += 1;
+            let Some(Reverse((Distance(nearest), is_taken, col))) = self.open.pop() else {
+                // No more rows than columns: a free column is always within reach.
+                return;
+            };
+            if self.is_settled[col] || nearest > self.distance[col] {
+                continue;
+            }
+            if !is_taken {
+                break (col, nearest);
+            }
+            self.is_settled[col] = true;
+            self.settled.push(col);
             let row = solver.col_to_row[col];
-            let values = solver.rows[row];
-            let reached = -f64::from(values[col]) - solver.price[col] - nearest;
-            let mut found = None;
-            for at in low..self.columns.len() {
-                let other = self.columns[at];
-                let distance = -f64::from(values[other]) - solver.price[other] - reached;
-                if distance < self.distance[other] {
-                    self.predecessor[other] = row;
-                    self.distance[other] = distance;
-                    if distance <= nearest {
-                        if solver.col_to_row[other] == FREE {
-                            found = Some(other);
-                            break;
-                        }
-                        self.columns.swap(at, low);
-                        low += 1;
-                    }
-                }
-            }
-            if let Some(col) = found {
-                break col;
-            }
+            let offset = nearest + f64::from(solver.rows[row][col]) + solver.price[col];
+            self.relax(solver, row, offset);
         };
-        for &col in &self.columns[..settled] {
+        for &col in &self.settled {
             let change = self.distance[col] - nearest;
             if change < 0.0 {
                 solver.price[col] += change;

@@ -1,13 +1,15 @@
 //! A weight in the orientation of `y = W x`, read row by row.
 
 use super::{Tensor, TensorError};
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Below this many values a read is not worth spreading over cores.
 const PARALLEL_ABOVE: usize = 1 << 16;
+/// Stored rows from which columns are gathered together.
+const COLUMN_ROWS: usize = 64;
 
 /// Which stored rows (or columns, where transposed) a view shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +142,11 @@ impl Matrix {
         }
     }
 
+    /// Whether the view takes its rows from its tensor in the same way as another does.
+    pub fn has_layout_of(&self, other: &Self) -> bool {
+        self.transposed == other.transposed && self.rows == other.rows
+    }
+
     /// The tensor behind the view.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
@@ -206,13 +213,29 @@ impl Matrix {
         let (Some(&first), Some(&last)) = (columns.iter().min(), columns.iter().max()) else {
             return Ok(());
         };
-        let mut span = vec![0.0; last + 1 - first];
-        for row in 0..self.stored.0 {
-            let start = row * self.stored.1;
-            self.decode(start + first..start + last + 1, &mut span)?;
-            for (&column, out) in columns.iter().zip(values.column_mut(row)) {
-                *out = span[column - first];
-            }
+        let blocks: Result<Vec<Array2<f32>>, TensorError> = (0..self.stored.0)
+            .step_by(COLUMN_ROWS)
+            .collect::<Vec<usize>>()
+            .into_par_iter()
+            .map(|start| {
+                let rows = start..self.stored.0.min(start + COLUMN_ROWS);
+                let mut span = vec![0.0; last + 1 - first];
+                let mut block = Array2::zeros((columns.len(), rows.len()));
+                for (row, mut out) in rows.zip(block.columns_mut()) {
+                    let start = row * self.stored.1;
+                    self.decode(start + first..start + last + 1, &mut span)?;
+                    for (&column, out) in columns.iter().zip(&mut out) {
+                        *out = span[column - first];
+                    }
+                }
+                Ok(block)
+            })
+            .collect();
+        for (block, mut out) in blocks?
+            .iter()
+            .zip(values.axis_chunks_iter_mut(Axis(1), COLUMN_ROWS))
+        {
+            out.assign(block);
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ pub(super) const COMMON_ANCESTOR: &str = "It does not exclude that both descend 
 pub(super) const TWIN: &str = "It does not show that one was derived from the other: what they share is where training began.";
 pub(super) const TWIN_OR_CHILD: &str = "The units are linked, but what is shared lies between what a common initialisation and what \
      derivation leave; neither is claimed.";
+pub(super) const UNTRAINED: &str = "The units are linked, but one of the two is still close to its initialisation: a model trained \
+     from it and a twin that began in the same place cannot be told apart.";
 pub(super) const NO_P_VALUE: &str = "No test with a p-value applies to this component; the weights are compared as they stand, and a \
      rotated or re-ordered copy would not be seen.";
 pub(super) const SUSPICION: &str =
@@ -141,7 +143,7 @@ fn sentence(relation: Relation) -> &'static str {
         Relation::Quantized => "The two are one model but for rounding to a coarser dtype.",
         Relation::Noised => "The two are one model but for random noise.",
         Relation::FineTuned => {
-            "The candidate was trained further from the reference (or the reverse)."
+            "One of the two was trained further from the other, or both from a common ancestor."
         }
         Relation::Merged => "The candidate is a combination in which the reference takes part.",
         Relation::Pruned => "The candidate is a part of the reference.",
@@ -149,10 +151,10 @@ fn sentence(relation: Relation) -> &'static str {
             "The candidate was built out of the reference by adding layers or units."
         }
         Relation::Disguised => {
-            "The candidate is derived from the reference and rewritten so that plain comparisons fail."
+            "The two share their trained weights, and one was rewritten so that plain comparisons fail."
         }
         Relation::Derived => {
-            "The weights of the two are causally linked; one is derived from the other."
+            "The trained weights of the two are causally linked: one is derived from the other, or both from a common ancestor."
         }
         Relation::SharesComponents => {
             "Some components are shared or derived, others are not; see each of them."

@@ -5,7 +5,7 @@ use modelkin::evidence::context::Settings;
 use modelkin::evidence::record::{Status, TestRecord};
 use modelkin::evidence::{self};
 use modelkin::report::Report;
-use modelkin::source::ModelRef;
+use modelkin::source::{FetchOptions, ModelRef};
 use std::path::Path;
 
 /// A model's folder or file as a reference.
@@ -16,19 +16,33 @@ pub fn model_ref(path: &Path) -> ModelRef {
         .expect("the test made it")
 }
 
-/// The audit of two models with all tests.
-pub fn try_compare(reference: &Path, candidate: &Path) -> Result<Report, AuditError> {
+/// The audit of two models with some tests.
+fn try_compare_with(
+    tests: &[&str],
+    reference: &Path,
+    candidate: &Path,
+) -> Result<Report, AuditError> {
     let request = Request {
         reference: model_ref(reference),
         candidate: model_ref(candidate),
         settings: Settings::default(),
-        tests: evidence::TESTS
-            .iter()
-            .map(|test| test.spec.id.to_owned())
-            .collect(),
+        fetch: FetchOptions::default(),
+        tests: tests.iter().map(|id| (*id).to_owned()).collect(),
         command: vec!["modelkin".to_owned(), "compare".to_owned()],
     };
     audit::compare(&request, &Unwatched)
+}
+
+/// The audit of two models with all tests.
+pub fn try_compare(reference: &Path, candidate: &Path) -> Result<Report, AuditError> {
+    let all: Vec<&str> = evidence::TESTS.iter().map(|test| test.spec.id).collect();
+    try_compare_with(&all, reference, candidate)
+}
+
+/// The audit with some tests, for models that can be read.
+pub fn compare_with(tests: &[&str], reference: &Path, candidate: &Path) -> Report {
+    try_compare_with(tests, reference, candidate)
+        .unwrap_or_else(|error| panic!("{}: {error}", candidate.display()))
 }
 
 /// As [`try_compare`], for models that can be read.

@@ -5,6 +5,7 @@ use crate::support::{shared, zoo};
 use modelkin::arch::{Role, RoleKind};
 use modelkin::audit::{self, Unwatched};
 use modelkin::evidence::record::{Detail, Status, TestRecord};
+use modelkin::source::FetchOptions;
 use modelkin::verdict::Relation;
 use std::path::{Path, PathBuf};
 
@@ -90,7 +91,7 @@ fn vocabularies_that_were_decoded_as_text_are_refused_by_key() {
         ("gpt-2", "gpt2.attention"),
     ] {
         let path = folder.join(format!("ggml-vocab-{name}.utf8-mangled.gguf"));
-        let error = audit::open(&model_ref(&path), &Unwatched)
+        let error = audit::open(&model_ref(&path), &FetchOptions::default(), &Unwatched)
             .unwrap_err()
             .to_string();
         assert!(
@@ -184,7 +185,11 @@ fn an_independent_model_stays_independent_when_it_is_quantized() {
 
 /// The mean relative distance of a role in the two models.
 fn distance(a: &Path, b: &Path, role: Role) -> f64 {
-    let open = |path: &Path| audit::open(&model_ref(path), &Unwatched).unwrap().0;
+    let open = |path: &Path| {
+        audit::open(&model_ref(path), &FetchOptions::default(), &Unwatched)
+            .unwrap()
+            .0
+    };
     let values = |path: &Path| {
         let model = open(path);
         let matrix = model.components[0].role(role);

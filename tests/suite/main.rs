@@ -1,8 +1,17 @@
 //! One binary for all integration tests, so that the library is linked once.
 
 mod architecture;
+mod architectures;
 mod audits;
+mod cli;
+mod contract;
 mod derivations;
 mod gguf;
+mod hostile;
+mod hub;
+mod hub_cache;
+mod hub_protocol;
+mod published;
+mod pytorch;
 mod support;
 mod verdicts;

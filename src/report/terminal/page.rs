@@ -41,10 +41,6 @@ impl Page {
         self.out
     }
 
-    pub(super) fn has_colour(&self) -> bool {
-        self.colour
-    }
-
     pub(super) fn blank(&mut self) {
         self.out.push('\n');
     }
@@ -93,7 +89,7 @@ impl Page {
             .load_style(presets::UTF8_HORIZONTAL_ONLY)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(self.width as u16)
-            .set_header(header.iter().map(|h| Cell::new(h)).collect::<Vec<_>>());
+            .set_header(header.iter().map(Cell::new).collect::<Vec<_>>());
         if self.colour {
             table.enforce_styling();
         } else {

@@ -4,10 +4,14 @@
 //! function are held to it by `derivations.rs`, which runs both models.
 
 mod cosmetic;
+mod layout;
 mod surgery;
 mod symmetry;
 
 pub use cosmetic::{cast_to, merged, noised, renamed, renamed_prefix, reordered};
+pub use layout::{
+    Prefixes, as_gpt_neox, as_internlm2, as_meta_llama, as_mixtral, as_phi3, composite,
+};
 pub use surgery::{depth_pruned, depth_up_scaled, layers_swapped, width_pruned};
 pub use symmetry::{
     mixed_v_o, permuted_heads, permuted_units, rotated_residual, rotated_rope_pairs, scaled_units,

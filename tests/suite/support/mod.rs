@@ -5,10 +5,12 @@
 pub mod corrupt;
 pub mod derive;
 pub mod forward;
+pub mod hub_server;
 pub mod linear;
 pub mod model;
 pub mod safetensors_file;
 pub mod shape;
+pub mod tls_front;
 
 use std::path::PathBuf;
 

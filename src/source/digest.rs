@@ -1,13 +1,10 @@
 //! Digests of files, streamed.
 
-use crate::source::bytes::ByteSource;
+use super::bytes::ByteSource;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::io;
-
-/// Bytes read at a time.
-const BLOCK: u64 = 4 << 20;
 
 fn hex(bytes: &[u8]) -> String {
     bytes
@@ -20,13 +17,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn stream<D: Digest>(mut digest: D, source: &dyn ByteSource) -> io::Result<String> {
-    let len = source.len();
-    let mut start = 0;
-    while start < len {
-        let end = len.min(start + BLOCK);
-        digest.update(source.read(start..end)?);
-        start = end;
-    }
+    source.for_each_block(&mut |block| digest.update(block))?;
     Ok(hex(&digest.finalize()))
 }
 
@@ -75,7 +66,7 @@ mod tests {
 
     #[test]
     fn blocks_do_not_matter() {
-        let bytes: Vec<u8> = (0..BLOCK as usize + 7).map(|i| i as u8).collect();
+        let bytes: Vec<u8> = (0..(4 << 20) + 7).map(|i| i as u8).collect();
         let expected = hex(&Sha256::digest(&bytes));
         assert_eq!(
             sha256_hex(&MemoryFile::new("long", bytes)).unwrap(),

@@ -1,0 +1,330 @@
+//! Files of a listing into the cache: several at a time, each resumed where it was cut off, verified
+//! before it gets its name.
+
+use super::super::bytes::LocalFile;
+use super::super::{Progress, SnapshotFile, SourceError, digest};
+use super::cache::{RepoCache, is_commit};
+use super::client::{Failure, Hub, RemoteFile, passing};
+use super::settings::FetchOptions;
+use reqwest::StatusCode;
+use reqwest::header::CONTENT_RANGE;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Attempts at one thing, with the waits between them.
+#[derive(Debug)]
+pub(super) struct Attempts<'a> {
+    options: &'a FetchOptions,
+    what: String,
+    n_failed: u32,
+    began: Instant,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(options: &'a FetchOptions, what: impl Into<String>) -> Self {
+        Self {
+            options,
+            what: what.into(),
+            n_failed: 0,
+            began: Instant::now(),
+        }
+    }
+
+    /// Something arrived: the next failure is a first one.
+    fn progressed(&mut self) {
+        self.n_failed = 0;
+    }
+
+    /// Waits before the next attempt, or gives up.
+    pub(super) async fn after(
+        &mut self,
+        failure: Failure,
+        progress: &dyn Progress,
+    ) -> Result<(), SourceError> {
+        self.n_failed += 1;
+        let doubled = self
+            .options
+            .first_wait
+            .saturating_mul(1 << (self.n_failed - 1).min(16));
+        let (asked, reason) = match failure {
+            Failure::Final(error) => return Err(error),
+            Failure::Slow(asked) => (asked, None),
+            Failure::Passing(reason) => (None, Some(reason)),
+        };
+        if self.n_failed >= self.options.n_attempts {
+            return Err(match reason {
+                None => SourceError::RateLimited {
+                    url: self.what.clone(),
+                    attempts: self.n_failed,
+                    waited: self.began.elapsed(),
+                },
+                Some(last) => SourceError::Unreachable {
+                    url: self.what.clone(),
+                    attempts: self.n_failed,
+                    last,
+                },
+            });
+        }
+        let wait = asked.unwrap_or(doubled).min(self.options.longest_wait);
+        let why = reason.unwrap_or_else(|| "the server limits the rate".to_owned());
+        if wait >= Duration::from_secs(1) {
+            progress.notice(&format!(
+                "{}: {why}; trying again in {:.0} s",
+                self.what,
+                wait.as_secs_f64()
+            ));
+        }
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// Fetches what is not in the cache yet. The snapshot shows its files only when all of them are there,
+/// so that what an interrupted run leaves is not taken for the whole model. The first file that cannot
+/// be had stops the others where they are.
+pub(super) fn all(
+    hub: &Hub<'_>,
+    cache: &RepoCache,
+    commit: &str,
+    files: &[RemoteFile],
+    options: &FetchOptions,
+    runtime: &Handle,
+    progress: &dyn Progress,
+) -> Result<Vec<SnapshotFile>, SourceError> {
+    let next = AtomicUsize::new(0);
+    let (stop, stopped) = watch::channel(false);
+    let done: Mutex<Vec<Result<(&RemoteFile, bool), SourceError>>> = Mutex::new(Vec::new());
+    let fetch = Fetch {
+        hub,
+        cache,
+        commit,
+        options,
+        progress,
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..options.n_parallel.clamp(1, 32).min(files.len()) {
+            scope.spawn(|| {
+                while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut stopped = stopped.clone();
+                    let result = runtime.block_on(async {
+                        tokio::select! {
+                            biased;
+                            _ = stopped.wait_for(|stopped| *stopped) => None,
+                            result = fetch.one(file) => Some(result),
+                        }
+                    });
+                    let Some(result) = result else { return };
+                    if result.is_err() {
+                        stop.send_replace(true);
+                    }
+                    done.lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .push(result.map(|verified| (file, verified)));
+                }
+            });
+        }
+    });
+    let done: Result<Vec<(&RemoteFile, bool)>, SourceError> = done
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .into_iter()
+        .collect();
+    let shown = |(file, verified): (&RemoteFile, bool)| {
+        let of = |wanted: bool| (verified && wanted).then(|| file.etag.clone());
+        Ok(SnapshotFile {
+            path: file.path.clone(),
+            local: cache.link(commit, file)?,
+            size_bytes: file.size_bytes,
+            sha256: of(file.in_lfs),
+            git_blob: of(!file.in_lfs && is_commit(&file.etag)),
+        })
+    };
+    done?.into_iter().map(shown).collect()
+}
+
+/// A file whose progress is shown until this value ends, on whichever way.
+struct Shown<'a> {
+    progress: &'a dyn Progress,
+    path: &'a str,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.progress.fetch_ended(self.path);
+    }
+}
+
+/// What every download needs.
+struct Fetch<'a> {
+    hub: &'a Hub<'a>,
+    cache: &'a RepoCache,
+    commit: &'a str,
+    options: &'a FetchOptions,
+    progress: &'a dyn Progress,
+}
+
+impl Fetch<'_> {
+    /// Whether it was fetched, and verified, by this call; otherwise it was there.
+    async fn one(&self, file: &RemoteFile) -> Result<bool, SourceError> {
+        if self.cache.has(self.commit, file) {
+            return Ok(false);
+        }
+        self.cache.prepare()?;
+        let on_wait = || {
+            let path = &file.path;
+            self.progress.notice(&format!(
+                "{path}: waiting for another process that fetches it"
+            ));
+        };
+        let _lock = self.cache.lock(&file.etag, &on_wait).await?;
+        // Another process may have fetched it while this one waited.
+        if self.cache.has(self.commit, file) {
+            return Ok(false);
+        }
+        let incomplete = self.cache.incomplete(&file.etag);
+        let present = fs::metadata(&incomplete).map_or(0, |m| m.len());
+        let present = present.min(file.size_bytes);
+        self.progress
+            .fetch_started(&file.path, file.size_bytes, present);
+        let _shown = Shown {
+            progress: self.progress,
+            path: &file.path,
+        };
+        self.fill(file, &incomplete).await?;
+        self.finish(file, &incomplete)?;
+        Ok(true)
+    }
+
+    /// Brings the incomplete file to its full length.
+    async fn fill(&self, file: &RemoteFile, incomplete: &Path) -> Result<(), SourceError> {
+        let failed = |error| SourceError::io(incomplete, error);
+        let mut out = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(incomplete)
+            .map_err(failed)?;
+        let mut have = out.metadata().map_err(failed)?.len();
+        if have > file.size_bytes {
+            out.set_len(0).map_err(failed)?;
+            have = 0;
+        }
+        let mut attempts = Attempts::new(self.options, &file.path);
+        while have < file.size_bytes {
+            out.seek(SeekFrom::Start(have)).map_err(failed)?;
+            let before = have;
+            match self.stream(file, &mut out, &mut have, incomplete).await {
+                Ok(()) => {}
+                Err(failure) => {
+                    if have > before {
+                        attempts.progressed();
+                    }
+                    attempts.after(failure, self.progress).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One request, written as it comes. `have` counts what is in the file.
+    async fn stream(
+        &self,
+        file: &RemoteFile,
+        out: &mut File,
+        have: &mut u64,
+        incomplete: &Path,
+    ) -> Result<(), Failure> {
+        let disk = |error| Failure::Final(SourceError::io(incomplete, error));
+        let protocol = |expected: String, found: String| {
+            Failure::Final(SourceError::Protocol {
+                url: file.path.clone(),
+                expected,
+                found,
+            })
+        };
+        let mut response = self.hub.bytes(self.commit, &file.path, *have).await?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let expected = format!("bytes {have}-{}/{}", file.size_bytes - 1, file.size_bytes);
+                let found = response
+                    .headers()
+                    .get(CONTENT_RANGE)
+                    .and_then(|v| v.to_str().ok());
+                if found != Some(expected.as_str()) {
+                    return Err(protocol(expected, found.unwrap_or("no range").to_owned()));
+                }
+            }
+            // The server knows no ranges, or not this one: from the start.
+            _ => {
+                if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && *have == 0 {
+                    return Err(protocol(
+                        format!("{} bytes", file.size_bytes),
+                        "no such range".to_owned(),
+                    ));
+                }
+                if *have > 0 {
+                    out.set_len(0).map_err(disk)?;
+                    out.seek(SeekFrom::Start(0)).map_err(disk)?;
+                    *have = 0;
+                }
+                if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+                    return Err(Failure::Passing("the range was refused".to_owned()));
+                }
+            }
+        }
+        loop {
+            let chunk = response.chunk().await.map_err(|e| passing(&e))?;
+            let Some(chunk) = chunk else { break };
+            let n = chunk.len() as u64;
+            if *have + n > file.size_bytes {
+                // Nothing of it can be trusted.
+                out.set_len(0).map_err(disk)?;
+                *have = 0;
+                return Err(protocol(
+                    format!("{} bytes", file.size_bytes),
+                    "more".to_owned(),
+                ));
+            }
+            out.write_all(&chunk).map_err(disk)?;
+            *have += n;
+            self.progress.fetched(&file.path, n);
+        }
+        match *have == file.size_bytes {
+            true => Ok(()),
+            false => Err(Failure::Passing("the transfer was cut off".to_owned())),
+        }
+    }
+
+    /// Verifies the complete file and gives it its name.
+    fn finish(&self, file: &RemoteFile, incomplete: &Path) -> Result<(), SourceError> {
+        let failed = |error| SourceError::io(incomplete, error);
+        let content = LocalFile::open(incomplete, &file.path).map_err(failed)?;
+        let found = if file.in_lfs {
+            Some(digest::sha256_hex(&content).map_err(failed)?)
+        } else if is_commit(&file.etag) {
+            Some(digest::git_blob_hex(&content).map_err(failed)?)
+        } else {
+            // A mirror's own etag: nothing to verify the content by.
+            None
+        };
+        if let Some(found) = found
+            && !found.eq_ignore_ascii_case(&file.etag)
+        {
+            fs::remove_file(incomplete).map_err(failed)?;
+            return Err(SourceError::Digest {
+                file: file.path.clone(),
+                expected: file.etag.clone(),
+                found,
+            });
+        }
+        let file_ = File::open(incomplete).map_err(failed)?;
+        file_.sync_all().map_err(failed)?;
+        fs::rename(incomplete, self.cache.blob(&file.etag)).map_err(failed)
+    }
+}

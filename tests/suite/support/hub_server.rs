@@ -1,0 +1,442 @@
+//! A hub on this machine: the API, file addresses that redirect to a second origin, ranges, and faults
+//! on request. Speaks what the public hub speaks, as far as downloads need it.
+
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What a server does instead of answering a request for a file (or for the list, path `list`).
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This status, with one header.
+    Status(u16, &'static str, &'static str),
+    /// Only so many bytes of the body, then the connection ends.
+    Cut(usize),
+    /// So many bytes, then nothing for a while.
+    Stall(usize, Duration),
+    /// Other bytes of the same length.
+    Corrupt,
+    /// The whole file although a part was asked for.
+    IgnoreRange,
+    /// More bytes than announced.
+    Endless,
+    /// Another body altogether.
+    Body(String),
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub range: Option<String>,
+    pub authorization: Option<String>,
+    /// Whether it came to the second origin.
+    pub at_files: bool,
+    /// Bytes of the body that were sent.
+    pub n_sent: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Repository and path.
+    files: BTreeMap<(String, String), Vec<u8>>,
+    faults: HashMap<String, VecDeque<Fault>>,
+    seen: Vec<Seen>,
+    gated: bool,
+    terse: bool,
+}
+
+/// The running server; it ends with this value.
+pub struct HubServer {
+    pub endpoint: String,
+    state: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+    ports: [u16; 2],
+}
+
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The hub keeps large and binary files in LFS.
+fn in_lfs(path: &str) -> bool {
+    path.ends_with(".safetensors") || path.ends_with(".bin")
+}
+
+/// Name of a file's blob.
+pub fn etag(path: &str, content: &[u8]) -> String {
+    if in_lfs(path) {
+        return hex(&Sha256::digest(content));
+    }
+    let mut digest = Sha1::new();
+    Digest::update(&mut digest, format!("blob {}\0", content.len()));
+    Digest::update(&mut digest, content);
+    hex(&digest.finalize())
+}
+
+impl HubServer {
+    pub fn start() -> Self {
+        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let ports = [0, 1].map(|i: usize| listeners[i].local_addr().expect("an address").port());
+        let state = Arc::new(Mutex::new(State::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        for (listener, at_files) in listeners.into_iter().zip([false, true]) {
+            let (state, stop) = (state.clone(), stop.clone());
+            std::thread::spawn(move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let state = state.clone();
+                    // A client that went away is its own affair.
+                    std::thread::spawn(move || {
+                        serve(stream, at_files, ports, &state).unwrap_or_default()
+                    });
+                }
+            });
+        }
+        Self {
+            endpoint: format!("http://127.0.0.1:{}", ports[0]),
+            state,
+            stop,
+            ports,
+        }
+    }
+
+    pub fn put(&self, repository: &str, path: &str, content: &[u8]) {
+        let key = (repository.to_owned(), path.to_owned());
+        self.state
+            .lock()
+            .unwrap()
+            .files
+            .insert(key, content.to_vec());
+    }
+
+    /// The next requests for this path fail so, one fault each.
+    pub fn fail(&self, path: &str, faults: &[Fault]) {
+        let mut state = self.state.lock().unwrap();
+        state
+            .faults
+            .entry(path.to_owned())
+            .or_default()
+            .extend(faults.iter().cloned());
+    }
+
+    pub fn gate(&self) {
+        self.state.lock().unwrap().gated = true;
+    }
+
+    /// The list tells names only, as some mirrors do; of each file one must ask.
+    pub fn be_terse(&self) {
+        self.state.lock().unwrap().terse = true;
+    }
+
+    /// Requests so far, and forgets them.
+    pub fn seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.state.lock().unwrap().seen)
+    }
+}
+
+impl Drop for HubServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for port in self.ports {
+            let _ = TcpStream::connect(("127.0.0.1", port));
+        }
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    at_files: bool,
+    ports: [u16; 2],
+    state: &Mutex<State>,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let (method, target) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    let (mut range, mut authorization) = (None, None);
+    loop {
+        let mut header = String::new();
+        if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
+            break;
+        }
+        if let Some((name, value)) = header.split_once(':') {
+            let slot = match name.to_ascii_lowercase().as_str() {
+                "range" => &mut range,
+                "authorization" => &mut authorization,
+                _ => continue,
+            };
+            *slot = Some(value.trim().to_owned());
+        }
+    }
+    let mut seen = Seen {
+        method: method.to_owned(),
+        path: target.to_owned(),
+        range,
+        authorization,
+        at_files,
+        n_sent: 0,
+    };
+    let mut out = stream;
+    let result = answer(&mut seen, ports, state, &mut out);
+    state.lock().unwrap().seen.push(seen);
+    result
+}
+
+fn respond(
+    out: &mut TcpStream,
+    status: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+) -> std::io::Result<()> {
+    let mut head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nX-Repo-Commit: {COMMIT}\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !headers.iter().any(|(name, _)| *name == "Content-Length") {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    out.write_all(format!("{head}\r\n").as_bytes())?;
+    out.write_all(body)
+}
+
+fn answer(
+    seen: &mut Seen,
+    ports: [u16; 2],
+    state: &Mutex<State>,
+    out: &mut TcpStream,
+) -> std::io::Result<()> {
+    let path = seen.path.split('?').next().unwrap_or_default().to_owned();
+    let (gated, terse, files) = {
+        let state = state.lock().unwrap();
+        (state.gated, state.terse, state.files.clone())
+    };
+    // A renamed repository is redirected within the hub; one that moves to itself is never found.
+    for (from, to) in [
+        ("/org/old/", "/org/name/"),
+        ("/org/circle/", "/org/circle/"),
+    ] {
+        if path.contains(from) {
+            let location = ("Location", seen.path.replace(from, to));
+            return respond(out, "307 Temporary Redirect", &[location], b"");
+        }
+    }
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    if let ["api", "models", org, name, "revision", revision] = segments.as_slice() {
+        let repository = format!("{org}/{name}");
+        let none = !files.keys().any(|(r, _)| *r == repository);
+        if let Some(fault) = take_fault(state, "list") {
+            return faulty(&fault, b"{}", 0, seen, out);
+        }
+        if none {
+            let code = ("X-Error-Code", "RepoNotFound".to_owned());
+            return respond(out, "404 Not Found", &[code], b"");
+        }
+        if !["main", COMMIT, "refs%2Fpr%2F1"].contains(revision) {
+            let code = ("X-Error-Code", "RevisionNotFound".to_owned());
+            return respond(out, "404 Not Found", &[code], b"");
+        }
+        let siblings: Vec<serde_json::Value> = files
+            .iter()
+            .filter(|((r, _), _)| *r == repository)
+            .map(|((_, path), content)| {
+                if terse {
+                    return serde_json::json!({"rfilename": path});
+                }
+                let id = etag(path, content);
+                let mut sibling = serde_json::json!({"rfilename": path, "size": content.len(), "blobId": "0".repeat(40)});
+                if in_lfs(path) {
+                    sibling["lfs"] = serde_json::json!({"sha256": id, "size": content.len(), "pointerSize": 134});
+                } else {
+                    sibling["blobId"] = id.into();
+                }
+                sibling
+            })
+            .collect();
+        let body = serde_json::json!({"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings,
+            "private": false, "tags": [], "downloads": 0, "likes": 0});
+        return respond(
+            out,
+            "200 OK",
+            &[("Content-Type", "application/json".to_owned())],
+            body.to_string().as_bytes(),
+        );
+    }
+    if let ["api", "models", org, name, "tree", ..] = segments.as_slice() {
+        // What newer reference clients ask for instead of the list above.
+        let repository = format!("{org}/{name}");
+        let entries: Vec<serde_json::Value> = files
+            .iter()
+            .filter(|((r, _), _)| *r == repository)
+            .map(|((_, path), content)| {
+                let id = etag(path, content);
+                let mut entry = serde_json::json!({"type": "file", "path": path, "size": content.len(), "oid": "0".repeat(40)});
+                if in_lfs(path) {
+                    entry["lfs"] = serde_json::json!({"oid": id, "size": content.len(), "pointerSize": 134});
+                } else {
+                    entry["oid"] = id.into();
+                }
+                entry
+            })
+            .collect();
+        let body = serde_json::Value::from(entries).to_string();
+        return respond(
+            out,
+            "200 OK",
+            &[("Content-Type", "application/json".to_owned())],
+            body.as_bytes(),
+        );
+    }
+    let [org, name, "resolve", _, rest @ ..] = segments.as_slice() else {
+        return respond(out, "404 Not Found", &[], b"");
+    };
+    let (repository, file) = (format!("{org}/{name}"), rest.join("/"));
+    let Some(content) = files.get(&(repository, file.clone())) else {
+        return respond(
+            out,
+            "404 Not Found",
+            &[("X-Error-Code", "EntryNotFound".to_owned())],
+            b"",
+        );
+    };
+    let id = etag(&file, content);
+    if gated && !seen.at_files {
+        return respond(
+            out,
+            "403 Forbidden",
+            &[("X-Error-Code", "GatedRepo".to_owned())],
+            b"",
+        );
+    }
+    if in_lfs(&file) && !seen.at_files {
+        let headers = [
+            (
+                "Location",
+                format!("http://127.0.0.1:{}{path}?Signature=secret", ports[1]),
+            ),
+            ("X-Linked-Etag", format!("\"{id}\"")),
+            ("X-Linked-Size", content.len().to_string()),
+        ];
+        return respond(out, "302 Found", &headers, b"");
+    }
+    if seen.method == "HEAD" {
+        let headers = [
+            ("ETag", format!("\"{id}\"")),
+            ("Content-Length", content.len().to_string()),
+        ];
+        return respond(out, "200 OK", &headers, b"");
+    }
+    let from = seen
+        .range
+        .as_deref()
+        .and_then(|r| {
+            r.strip_prefix("bytes=")?
+                .split('-')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        })
+        .unwrap_or(0);
+    if let Some(fault) = take_fault(state, &file) {
+        return faulty(&fault, content, from, seen, out);
+    }
+    whole(content, from, &id, seen, out)
+}
+
+fn take_fault(state: &Mutex<State>, path: &str) -> Option<Fault> {
+    state
+        .lock()
+        .unwrap()
+        .faults
+        .get_mut(path)
+        .and_then(VecDeque::pop_front)
+}
+
+fn whole(
+    content: &[u8],
+    from: usize,
+    id: &str,
+    seen: &mut Seen,
+    out: &mut TcpStream,
+) -> std::io::Result<()> {
+    let etag = ("ETag", format!("\"{id}\""));
+    seen.n_sent = content.len().saturating_sub(from);
+    if seen.range.is_some() && from < content.len() {
+        let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+        return respond(
+            out,
+            "206 Partial Content",
+            &[etag, ("Content-Range", range)],
+            &content[from..],
+        );
+    }
+    respond(out, "200 OK", &[etag], content)
+}
+
+fn faulty(
+    fault: &Fault,
+    content: &[u8],
+    from: usize,
+    seen: &mut Seen,
+    out: &mut TcpStream,
+) -> std::io::Result<()> {
+    let rest = &content[from.min(content.len())..];
+    let status = if seen.range.is_some() {
+        "206 Partial Content"
+    } else {
+        "200 OK"
+    };
+    let mut headers = vec![("Content-Length", rest.len().to_string())];
+    if seen.range.is_some() {
+        headers.push((
+            "Content-Range",
+            format!("bytes {from}-{}/{}", content.len() - 1, content.len()),
+        ));
+    }
+    match fault {
+        Fault::Status(code, name, value) => respond(
+            out,
+            &format!("{code} Fault"),
+            &[(name, (*value).to_owned())],
+            b"",
+        ),
+        Fault::Cut(n) => {
+            seen.n_sent = *n;
+            respond(out, status, &headers, &rest[..*n])
+        }
+        Fault::Stall(n, time) => {
+            seen.n_sent = *n;
+            respond(out, status, &headers, &rest[..*n])?;
+            out.flush()?;
+            std::thread::sleep(*time);
+            Ok(())
+        }
+        Fault::Corrupt => {
+            let other: Vec<u8> = rest.iter().map(|b| b ^ 0x55).collect();
+            respond(out, status, &headers, &other)
+        }
+        Fault::IgnoreRange => {
+            seen.n_sent = content.len();
+            respond(out, "200 OK", &[], content)
+        }
+        Fault::Endless => {
+            let more = [content, content].concat();
+            respond(out, "200 OK", &[], &more)
+        }
+        Fault::Body(text) => respond(out, "200 OK", &[], text.as_bytes()),
+    }
+}
