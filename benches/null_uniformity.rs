@@ -338,7 +338,7 @@ fn main() {
         std::env::var(name).map_or(default, |n| n.parse().expect("a number"))
     };
     let cases = cases();
-    let n_pairs = number("MODELKIN_BENCH_PAIRS", 2000) as usize / cases.len();
+    let n_pairs = number("MODELKIN_BENCH_PAIRS", 2000).div_ceil(cases.len() as u64) as usize;
     let seed = number("MODELKIN_BENCH_SEED", 0);
     let normals = Normals::new();
     let mut report = Report::new("null_uniformity", "p-values of independent models");

@@ -60,6 +60,12 @@ const LIMIT: block::Limit = block::Limit {
     rows: 2048,
     cols: 4096,
 };
+/// What is read where nothing links the two: there is then no kind of link to be told, and the effects
+/// that are left need no large part.
+const UNLINKED_LIMIT: block::Limit = block::Limit {
+    rows: 512,
+    cols: 384,
+};
 
 /// Rows of the second view of two matched MLPs, the candidate's units in the reference's order.
 ///
@@ -295,7 +301,9 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
             entries.record(pair, &basis, true)
         }
         _ => {
-            block::for_each(pair, LIMIT, settings, |block| {
+            let linked = in_place || by_channels || grid.is_some();
+            let limit = if linked { LIMIT } else { UNLINKED_LIMIT };
+            block::for_each(pair, limit, settings, |block| {
                 let role = block.role;
                 let units = Axis(usize::from(role.kind == RoleKind::Down));
                 let place = (role.layer, role.layer, role.row_name());
@@ -308,7 +316,7 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
                 entries.keep_what_stands_in_place();
             }
             let basis = "matrices of equal role, as they stand";
-            entries.record(pair, basis, in_place || by_channels || grid.is_some())
+            entries.record(pair, basis, linked)
         }
     };
     Ok(match p {
