@@ -9,6 +9,7 @@
 //! | [`source`] | a [`source::ModelRef`] to a snapshot of files; the only network code |
 //! | [`checkpoint`] | hostile bytes to named tensors, lazily |
 //! | [`arch`] | config and tensor names to components and roles |
+//! | [`engine`] | the reference inference engine: forward pass, kernels, tokens, generation |
 //! | [`fingerprint`] | quantities computed from one model |
 //! | [`evidence`] | one test per file; `TESTS` is the registry |
 //! | [`verdict`] | records to a finding, pure |
@@ -22,6 +23,7 @@ pub mod arch;
 pub mod audit;
 pub mod checkpoint;
 pub mod cli;
+pub mod engine;
 pub mod evidence;
 pub mod fingerprint;
 pub mod report;

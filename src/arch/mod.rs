@@ -9,6 +9,7 @@ pub mod family;
 pub mod infer;
 pub mod model;
 pub mod role;
+pub mod spec;
 pub mod split;
 
 mod fused;

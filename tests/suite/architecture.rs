@@ -79,8 +79,12 @@ fn modules_import_only_what_lies_below_them() {
         ("source", &[]),
         ("checkpoint", &["tensor", "source"]),
         ("arch", &["checkpoint", "tensor"]),
-        ("fingerprint", &["arch", "tensor", "stats"]),
-        ("evidence", &["fingerprint", "arch", "tensor", "stats"]),
+        ("engine", &["arch", "tensor"]),
+        ("fingerprint", &["engine", "arch", "tensor", "stats"]),
+        (
+            "evidence",
+            &["fingerprint", "engine", "arch", "tensor", "stats"],
+        ),
         ("verdict", &["evidence", "stats"]),
         ("report", &["verdict", "evidence", "stats"]),
         (
@@ -89,6 +93,7 @@ fn modules_import_only_what_lies_below_them() {
                 "source",
                 "checkpoint",
                 "arch",
+                "engine",
                 "fingerprint",
                 "evidence",
                 "verdict",
@@ -100,7 +105,9 @@ fn modules_import_only_what_lies_below_them() {
         // The command line opens models and names tests; it holds no evidence of its own.
         (
             "cli",
-            &["audit", "report", "source", "arch", "evidence", "verdict"],
+            &[
+                "audit", "engine", "report", "source", "arch", "evidence", "verdict",
+            ],
         ),
     ]);
     let mut files = Vec::new();

@@ -1,0 +1,426 @@
+//! A strict reader of config.json: every key is read, known to be harmless, or an error.
+
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// Keys that change no forward pass of a decoder at inference, whatever the model type.
+const HARMLESS: &[&str] = &[
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "add_cross_attention",
+    "architectures",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_implementation",
+    "attn_pdrop",
+    "attn_dropout",
+    "auto_map",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "dropout",
+    "dtype",
+    "embd_pdrop",
+    "embed_pdrop",
+    "embedding_dropout",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_range",
+    "initializer_std",
+    "is_decoder",
+    "is_encoder_decoder",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "layer_norm_elementwise_affine",
+    "layerdrop",
+    "max_length",
+    "min_length",
+    "model_type",
+    "num_beams",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "pretraining_tp",
+    "problem_type",
+    "pruned_heads",
+    "remove_invalid_values",
+    "resid_pdrop",
+    "residual_dropout",
+    "return_dict",
+    "return_dict_in_generate",
+    "rope_scaling_note",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "tf_legacy_loss",
+    "tokenizer_class",
+    "torch_dtype",
+    "torchscript",
+    "transformers.js_config",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+    "use_cache",
+];
+
+/// Why a config does not describe a model that the engine runs.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// config.json is no JSON object.
+    #[error("config.json: expected an object")]
+    NotAnObject,
+    /// No reader for this model type.
+    #[error(
+        "config.json: the engine does not run model_type {found:?} (evidence from weights and files needs no engine); it runs: {known}"
+    )]
+    UnknownModelType {
+        /// What the config says.
+        found: String,
+        /// What the engine runs.
+        known: String,
+    },
+    /// A key that the forward pass needs is missing.
+    #[error("config.json: {key} is missing")]
+    Missing {
+        /// The key.
+        key: String,
+    },
+    /// A key holds what it must not.
+    #[error("config.json: {key}: expected {expected}, found {found}")]
+    Value {
+        /// The key.
+        key: String,
+        /// What it may hold.
+        expected: String,
+        /// What it holds.
+        found: String,
+    },
+    /// Keys that no reader knows and that may change what the model computes.
+    #[error(
+        "config.json: {keys} may change what a {model_type} model computes, and the engine does not know {them}"
+    )]
+    UnknownKeys {
+        /// The keys.
+        keys: String,
+        /// The model type.
+        model_type: String,
+        /// "it" or "them".
+        them: &'static str,
+    },
+}
+
+/// A config that is being read. Keys that are read, or named harmless, are known; [`Config::finish`]
+/// refuses the rest.
+#[derive(Debug)]
+pub struct Config<'a> {
+    object: &'a Map<String, Value>,
+    /// Path of a nested section, with its final dot.
+    path: String,
+    known: BTreeSet<String>,
+    assumptions: Vec<String>,
+}
+
+impl<'a> Config<'a> {
+    /// Starts reading.
+    ///
+    /// # Errors
+    /// When the value is no object.
+    pub fn new(value: &'a Value) -> Result<Self, SpecError> {
+        Ok(Self {
+            object: value.as_object().ok_or(SpecError::NotAnObject)?,
+            path: String::new(),
+            known: BTreeSet::new(),
+            assumptions: Vec::new(),
+        })
+    }
+
+    /// The value of a key; JSON's null is as good as absent.
+    pub fn value(&mut self, key: &str) -> Option<&'a Value> {
+        self.known.insert(key.to_owned());
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether a key is there and not null; does not count as reading it.
+    pub fn has(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// Names keys that do not change the forward pass of this model type.
+    pub fn harmless(&mut self, keys: &[&str]) {
+        self.known.extend(keys.iter().map(|&key| key.to_owned()));
+    }
+
+    /// An error about the value of a key.
+    pub fn wrong(&self, key: &str, expected: impl Into<String>) -> SpecError {
+        SpecError::Value {
+            key: format!("{}{key}", self.path),
+            expected: expected.into(),
+            found: self
+                .object
+                .get(key)
+                .map_or_else(|| "nothing".to_owned(), Value::to_string)
+                .chars()
+                .take(200)
+                .collect(),
+        }
+    }
+
+    fn missing(&self, key: &str) -> SpecError {
+        SpecError::Missing {
+            key: format!("{}{key}", self.path),
+        }
+    }
+
+    /// Notes that a key is absent and which value the published implementation supplies.
+    pub fn assume(&mut self, key: &str, value: impl std::fmt::Display) {
+        self.assumptions.push(format!(
+            "config.json does not state {}{key}: {value}, the default of the published implementation",
+            self.path
+        ));
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// When the key is missing or no string.
+    pub fn text(&mut self, key: &str) -> Result<String, SpecError> {
+        let value = self.value(key).ok_or_else(|| self.missing(key))?;
+        let text = value.as_str().ok_or_else(|| self.wrong(key, "a string"))?;
+        Ok(text.to_owned())
+    }
+
+    /// A string, or the published default.
+    ///
+    /// # Errors
+    /// When it is no string.
+    pub fn text_or(&mut self, key: &str, default: &str) -> Result<String, SpecError> {
+        if self.value(key).is_none() {
+            self.assume(key, default);
+            return Ok(default.to_owned());
+        }
+        self.text(key)
+    }
+
+    /// A positive whole number below 2³¹.
+    ///
+    /// # Errors
+    /// When the key is missing or no such number.
+    pub fn size(&mut self, key: &str) -> Result<usize, SpecError> {
+        self.optional_size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`Self::size`], or the published default.
+    ///
+    /// # Errors
+    /// When it is no such number.
+    pub fn size_or(&mut self, key: &str, default: usize) -> Result<usize, SpecError> {
+        match self.optional_size(key)? {
+            Some(size) => Ok(size),
+            None => {
+                self.assume(key, default);
+                Ok(default)
+            }
+        }
+    }
+
+    /// As [`Self::size`] where the key is there.
+    ///
+    /// # Errors
+    /// When it is no such number.
+    pub fn optional_size(&mut self, key: &str) -> Result<Option<usize>, SpecError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(value) => value
+                .as_u64()
+                .and_then(|n| usize::try_from(n).ok())
+                .filter(|&n| n > 0 && n < 1 << 31)
+                .map(Some)
+                .ok_or_else(|| self.wrong(key, "a whole number between 1 and 2³¹")),
+        }
+    }
+
+    /// A finite number.
+    ///
+    /// # Errors
+    /// When the key is missing or no such number.
+    pub fn number(&mut self, key: &str) -> Result<f64, SpecError> {
+        self.optional_number(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`Self::number`], or the published default.
+    ///
+    /// # Errors
+    /// When it is no such number.
+    pub fn number_or(&mut self, key: &str, default: f64) -> Result<f64, SpecError> {
+        match self.optional_number(key)? {
+            Some(number) => Ok(number),
+            None => {
+                self.assume(key, default);
+                Ok(default)
+            }
+        }
+    }
+
+    /// As [`Self::number`] where the key is there.
+    ///
+    /// # Errors
+    /// When it is no such number.
+    pub fn optional_number(&mut self, key: &str) -> Result<Option<f64>, SpecError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(value) => value
+                .as_f64()
+                .filter(|n| n.is_finite())
+                .map(Some)
+                .ok_or_else(|| self.wrong(key, "a finite number")),
+        }
+    }
+
+    /// A list of finite numbers.
+    ///
+    /// # Errors
+    /// When the key is missing or no such list.
+    pub fn numbers(&mut self, key: &str) -> Result<Vec<f64>, SpecError> {
+        let value = self.value(key).ok_or_else(|| self.missing(key))?;
+        value
+            .as_array()
+            .and_then(|list| {
+                list.iter()
+                    .map(|n| n.as_f64().filter(|n| n.is_finite()))
+                    .collect()
+            })
+            .ok_or_else(|| self.wrong(key, "a list of finite numbers"))
+    }
+
+    /// A truth value, or the published default.
+    ///
+    /// # Errors
+    /// When it is no truth value.
+    pub fn flag_or(&mut self, key: &str, default: bool) -> Result<bool, SpecError> {
+        match self.value(key) {
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.wrong(key, "true or false")),
+            None => {
+                self.assume(key, default);
+                Ok(default)
+            }
+        }
+    }
+
+    /// Demands one value of a key, where it is there.
+    ///
+    /// # Errors
+    /// When it holds another: the engine does not compute that.
+    pub fn demand(&mut self, key: &str, only: &Value) -> Result<(), SpecError> {
+        match self.value(key) {
+            Some(value) if value != only => {
+                Err(self.wrong(key, format!("{only} (the engine computes no other)")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads a nested section, and holds it to the same strictness.
+    ///
+    /// # Errors
+    /// Those of `read`, and unknown keys of the section.
+    pub fn section<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&mut Config<'a>) -> Result<T, SpecError>,
+    ) -> Result<T, SpecError> {
+        let value = self.value(key).ok_or_else(|| self.missing(key))?;
+        let mut nested = Config::new(value).map_err(|_| self.wrong(key, "an object"))?;
+        nested.path = format!("{}{key}.", self.path);
+        let result = read(&mut nested)?;
+        self.assumptions.extend(nested.finish()?);
+        Ok(result)
+    }
+
+    /// Ends reading: what was assumed, in sentences.
+    ///
+    /// # Errors
+    /// When there are keys that nobody knows.
+    pub fn finish(self) -> Result<Vec<String>, SpecError> {
+        let unknown: Vec<String> = self
+            .object
+            .iter()
+            .filter(|(key, value)| {
+                !value.is_null() && !self.known.contains(*key) && !HARMLESS.contains(&key.as_str())
+            })
+            .map(|(key, _)| format!("{}{key}", self.path))
+            .collect();
+        if unknown.is_empty() {
+            return Ok(self.assumptions);
+        }
+        let model_type = self.object.get("model_type").and_then(Value::as_str);
+        Err(SpecError::UnknownKeys {
+            keys: unknown.join(", "),
+            model_type: model_type.unwrap_or("rotary").to_owned(),
+            them: if unknown.len() == 1 { "it" } else { "them" },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_key_that_nobody_knows_is_an_error_that_names_it() {
+        let value = json!({"model_type": "x", "a": 1, "attention_sinks": 4, "nothing": null});
+        let mut config = Config::new(&value).unwrap();
+        config.size("a").unwrap();
+        let error = config.finish().unwrap_err().to_string();
+        assert!(
+            error.contains("attention_sinks") && !error.contains("nothing"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_assumed_is_said() {
+        let value = json!({});
+        let mut config = Config::new(&value).unwrap();
+        assert_eq!(config.number_or("rope_theta", 10000.0), Ok(10000.0));
+        let said = config.finish().unwrap();
+        assert!(said[0].contains("rope_theta: 10000"), "{said:?}");
+    }
+
+    #[test]
+    fn values_of_another_kind_are_refused() {
+        let value = json!({"n": -1, "x": "1", "f": 1, "s": {"odd": 1}, "l": [1, "2"]});
+        let mut config = Config::new(&value).unwrap();
+        assert!(config.size("n").is_err());
+        assert!(config.number("x").is_err());
+        assert!(config.flag_or("f", true).is_err());
+        assert!(config.numbers("l").is_err());
+        assert!(
+            config
+                .text("gone")
+                .unwrap_err()
+                .to_string()
+                .contains("gone is missing")
+        );
+        let error = config.section("s", |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("s.odd"), "{error}");
+    }
+}

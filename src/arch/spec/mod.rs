@@ -1,0 +1,115 @@
+//! config.json → [`ModelSpec`]: everything that a forward pass needs to know, as data.
+//!
+//! One file per line of models, one entry per `model_type` in [`SPECS`]. Reading is strict: a key
+//! that no reader knows is an error that names it, since it may change what the model computes.
+//! Names of tensors are another matter (`super::ARCHITECTURES`): many model types share them.
+
+pub mod config;
+pub mod layer;
+pub mod rope;
+
+mod llama;
+
+pub use config::{Config, SpecError};
+pub use layer::{
+    Activation, AttentionSpec, DenseSpec, LayerSpec, MixtureSpec, MlpSpec, NormKind, NormSpec,
+    Projections, QkNorm, QkNormScope, RouterSpec, Scoring, SharedExpert, Wiring,
+};
+pub use rope::{RopeScaling, RopeSpec, RopeStyle};
+
+use serde_json::Value;
+
+/// A decoder, described completely.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// `model_type` of config.json.
+    pub model_type: String,
+    /// Number of token ids that the embedding has rows for.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Positions that the publisher states, `max_position_embeddings`.
+    pub max_positions: usize,
+    /// From ids to the residual stream.
+    pub embedding: EmbeddingSpec,
+    /// The layers, first to last.
+    pub layers: Vec<LayerSpec>,
+    /// Norm before the head; `None` where the layers end with one.
+    pub final_norm: Option<NormSpec>,
+    /// From the residual stream to logits.
+    pub head: HeadSpec,
+    /// What the config leaves unsaid and the published implementation supplies, in sentences.
+    pub assumptions: Vec<String>,
+}
+
+/// From ids to the residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddingSpec {
+    /// Width of the table; projected to `hidden_size` without bias where they differ (OPT-350m).
+    pub width: usize,
+    /// Factor of the embeddings (Gemma's √hidden_size, MiniCPM's `scale_emb`).
+    pub scale: f32,
+    /// Learned positions: number of rows, and what is added to a position to find its row (OPT: 2).
+    pub positions: Option<LearnedPositions>,
+    /// Norm of the embeddings (BLOOM).
+    pub norm: Option<NormSpec>,
+}
+
+/// A table of learned positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LearnedPositions {
+    /// Rows of the table.
+    pub n_rows: usize,
+    /// Row of position 0.
+    pub offset: usize,
+}
+
+/// From the residual stream to logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadSpec {
+    /// The embedding serves as head.
+    pub tied: bool,
+    /// The head has a bias (GPT-J, Phi-2).
+    pub bias: bool,
+    /// Factor of the logits (MiniCPM: dim_model_base / hidden_size).
+    pub scale: f32,
+    /// c of c · tanh(logits / c) (Gemma 2).
+    pub softcap: Option<f32>,
+}
+
+/// Reads the config of one model type.
+pub struct SpecReader {
+    /// `model_type` of config.json.
+    pub model_type: &'static str,
+    /// Reads what the forward pass needs and leaves keys that it does not know.
+    pub read: fn(&mut Config) -> Result<ModelSpec, SpecError>,
+}
+
+/// Every model type that the engine runs.
+pub const SPECS: &[&[SpecReader]] = &[llama::READERS];
+
+impl ModelSpec {
+    /// Reads the config of a decoder; that of a composite's language model is its own section.
+    ///
+    /// # Errors
+    /// When the model type is unknown, a key is missing, impossible or unknown.
+    pub fn read(config: &Value) -> Result<Self, SpecError> {
+        let mut config = Config::new(config)?;
+        let model_type = config.text("model_type")?;
+        let reader = SPECS
+            .iter()
+            .flat_map(|readers| readers.iter())
+            .find(|reader| reader.model_type == model_type)
+            .ok_or_else(|| SpecError::UnknownModelType {
+                found: model_type.clone(),
+                known: SPECS
+                    .iter()
+                    .flat_map(|readers| readers.iter().map(|r| r.model_type))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })?;
+        let mut spec = (reader.read)(&mut config)?;
+        spec.assumptions = config.finish()?;
+        Ok(spec)
+    }
+}

@@ -1,0 +1,196 @@
+//! What a device must be able to do for [`super::forward`]: one trait, in the order of a forward pass.
+//!
+//! Activations are matrices of f32 `[n_rows, n_cols]`, row-major, one row per token; sums are taken in
+//! f32 or better. Every operation is *row-invariant*: a row of the result is a function of that row of
+//! the input (and of the cache) alone, whatever other rows there are, however many threads run and
+//! however a text is cut into chunks. NaN and infinity propagate. A backend reports what it cannot do
+//! as an [`EngineError`]; it never panics.
+
+use super::EngineError;
+use crate::arch::spec::{Activation, NormSpec, RopeStyle};
+use crate::tensor::Matrix;
+use std::ops::Range;
+
+/// A device.
+pub trait Backend: Send + Sync {
+    /// Activations `[n_rows, n_cols]` on the device. Cloning may share memory: no operation but those
+    /// that take `&mut` changes it.
+    type Buffer: Send + Sync + Clone;
+    /// A weight `[n_out, n_in]` on the device, in the type in which it is stored.
+    type Weight: Send + Sync;
+    /// Keys `[capacity, n_kv_heads × head_dim]` and values `[capacity, n_kv_heads × value_dim]` of one
+    /// layer and one text.
+    type Cache: Send + Sync;
+
+    /// What a person calls it: `cpu`, `cuda:0 NVIDIA H100 80GB HBM3`.
+    fn describe(&self) -> String;
+
+    /// `[n_rows, n_cols]` of a buffer.
+    fn shape(&self, x: &Self::Buffer) -> (usize, usize);
+
+    /// Brings a weight to the device. It is not checked for NaN: the model computes what it computes.
+    fn weight(&self, matrix: &Matrix) -> Result<Self::Weight, EngineError>;
+
+    /// Brings values `[n_rows, n_cols]` to the device.
+    fn upload(
+        &self,
+        values: &[f32],
+        n_rows: usize,
+        n_cols: usize,
+    ) -> Result<Self::Buffer, EngineError>;
+
+    /// Fetches all values, row-major.
+    fn download(&self, x: &Self::Buffer) -> Result<Vec<f32>, EngineError>;
+
+    /// Rows of a table times `scale`: `[ids.len(), n_in]`. Ids are valid.
+    fn embed(
+        &self,
+        table: &Self::Weight,
+        ids: &[u32],
+        scale: f32,
+    ) -> Result<Self::Buffer, EngineError>;
+
+    /// x Wᵀ + bias: `[n_rows, n_out]` of x `[n_rows, n_in]`, W `[n_out, n_in]`, bias `[1, n_out]`.
+    fn linear(
+        &self,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        bias: Option<&Self::Buffer>,
+    ) -> Result<Self::Buffer, EngineError>;
+
+    /// The norm of every group of `width` consecutive columns. Gain and bias are `[1, width]`, repeated
+    /// for each group, or `[1, n_cols]`. `spec.plus_one` adds 1 to the gain.
+    fn norm(
+        &self,
+        x: &Self::Buffer,
+        spec: &NormSpec,
+        gain: Option<&Self::Buffer>,
+        bias: Option<&Self::Buffer>,
+        width: usize,
+    ) -> Result<Self::Buffer, EngineError>;
+
+    /// Turns, in every head of x `[n_rows, n_heads × head_dim]`, the dimensions that `table` covers.
+    fn rope(
+        &self,
+        x: &mut Self::Buffer,
+        head_dim: usize,
+        table: &RopeTable<Self::Buffer>,
+    ) -> Result<(), EngineError>;
+
+    /// A cache for up to `capacity` tokens.
+    fn cache(
+        &self,
+        capacity: usize,
+        key_width: usize,
+        value_width: usize,
+    ) -> Result<Self::Cache, EngineError>;
+
+    /// Writes rows of k and v into the cache from token `at` on.
+    fn append(
+        &self,
+        cache: &mut Self::Cache,
+        at: usize,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        rows: Range<usize>,
+    ) -> Result<(), EngineError>;
+
+    /// Attention of `rows` of q `[n_rows, n_heads × head_dim]` over the first tokens of the cache:
+    /// `[rows.len(), n_heads × value_dim]`.
+    ///
+    /// The token of the first row is number `at`; with `shape.causal` a row sees the tokens up to its
+    /// own, within the window; otherwise all of the first `at + rows.len()`.
+    fn attention(
+        &self,
+        q: &Self::Buffer,
+        rows: Range<usize>,
+        cache: &Self::Cache,
+        at: usize,
+        shape: &AttentionShape,
+    ) -> Result<Self::Buffer, EngineError>;
+
+    /// act(x), in place.
+    fn activate(&self, x: &mut Self::Buffer, activation: Activation) -> Result<(), EngineError>;
+
+    /// act(gate) · up, element by element, into `gate`.
+    fn gated(
+        &self,
+        gate: &mut Self::Buffer,
+        up: &Self::Buffer,
+        activation: Activation,
+    ) -> Result<(), EngineError>;
+
+    /// x ← x + scale · y.
+    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, scale: f32) -> Result<(), EngineError>;
+
+    /// x ← c · tanh(x / c).
+    fn softcap(&self, x: &mut Self::Buffer, cap: f32) -> Result<(), EngineError>;
+
+    /// x ← x cut to [−c, c]; NaN stays.
+    fn clip(&self, x: &mut Self::Buffer, limit: f32) -> Result<(), EngineError>;
+
+    /// x ← factor · x.
+    fn scale(&self, x: &mut Self::Buffer, factor: f32) -> Result<(), EngineError>;
+
+    /// Chosen rows, in this order: `[rows.len(), n_cols]`.
+    fn gather(&self, x: &Self::Buffer, rows: &[u32]) -> Result<Self::Buffer, EngineError>;
+
+    /// x[rows[i]] ← x[rows[i]] + weights[i] · y[i]. Rows of one call differ from each other.
+    fn scatter_add(
+        &self,
+        x: &mut Self::Buffer,
+        rows: &[u32],
+        weights: &[f32],
+        y: &Self::Buffer,
+    ) -> Result<(), EngineError>;
+
+    /// Puts pieces one below the other; all have the same number of columns.
+    fn stack(&self, pieces: &[Self::Buffer]) -> Result<Self::Buffer, EngineError>;
+
+    /// Per head, the columns of `a` and then those of `b`: `[n_rows, n_heads × (width_a + width_b)]`.
+    /// `b` is `[n_rows, n_heads × width_b]`, or `[n_rows, width_b]`, the same for all heads.
+    fn join_heads(
+        &self,
+        a: &Self::Buffer,
+        b: &Self::Buffer,
+        n_heads: usize,
+    ) -> Result<Self::Buffer, EngineError>;
+}
+
+/// Cosines and sines for the rows of one forward pass.
+#[derive(Debug, Clone)]
+pub struct RopeTable<B> {
+    /// `[n_rows, rotated_dim / 2]`, one row per token of the pass.
+    pub cos: B,
+    /// As `cos`.
+    pub sin: B,
+    /// Which dimensions turn together.
+    pub style: RopeStyle,
+    /// First dimension that turns, within the head.
+    pub offset: usize,
+    /// Number of dimensions that turn; even.
+    pub rotated_dim: usize,
+}
+
+/// Sizes and rules of an attention.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; query head h reads head h / (n_heads / n_kv_heads).
+    pub n_kv_heads: usize,
+    /// Width of a query or key head.
+    pub head_dim: usize,
+    /// Width of a value head.
+    pub value_dim: usize,
+    /// Factor of q·k.
+    pub scale: f32,
+    /// c of c · tanh(scale · q·k / c).
+    pub softcap: Option<f32>,
+    /// A token sees itself and the `window − 1` tokens before it.
+    pub window: Option<usize>,
+    /// Per query head, what is added to the score per position of the key, after scale and softcap.
+    pub slopes: Option<Vec<f32>>,
+    /// Tokens see none that come later.
+    pub causal: bool,
+}

@@ -1,0 +1,10 @@
+//! The reference inference engine: what a published model computes, on any device, strictly.
+//!
+//! [`forward`] is the model, in the order of the papers; [`backend`] is what a device must be able to
+//! do for it. `cpu` is the definition of right; `gpu` holds kernels for CUDA, Vulkan, Metal and HIP.
+
+pub mod backend;
+pub mod cpu;
+mod error;
+
+pub use error::EngineError;
