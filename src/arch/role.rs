@@ -37,6 +37,39 @@ pub enum RoleKind {
     Up,
     /// Down projection `[hidden_size, intermediate_size]`.
     Down,
+    /// Norm of what attention writes (Gemma 2 and 3, OLMo 2).
+    AttentionPostNorm,
+    /// Norm of what the MLP writes.
+    MlpPostNorm,
+    /// From the stream to the latent of the queries (MLA) `[q_rank, hidden_size]`.
+    QueryDown,
+    /// Norm of that latent.
+    QueryDownNorm,
+    /// From the latent to the queries `[n_heads × head_dim, q_rank]`.
+    QueryUp,
+    /// From the stream to the latent of keys and values and the rotated key that heads share
+    /// `[kv_rank + rope_dim, hidden_size]`.
+    KvDown,
+    /// Norm of that latent.
+    KvDownNorm,
+    /// From the latent to keys and values, head by head `[n_heads × (nope_dim + value_dim), kv_rank]`.
+    KvUp,
+    /// Gate of the MLP beside the experts.
+    SharedGate,
+    /// Up projection of the MLP beside the experts.
+    SharedUp,
+    /// Down projection of the MLP beside the experts.
+    SharedDown,
+    /// Gate of the output of the MLP beside the experts `[1, hidden_size]`.
+    SharedRouter,
+    /// What is added to the scores for choosing experts `[n_experts]`.
+    RouterBias,
+    /// Norm of the embeddings (BLOOM).
+    EmbeddingNorm,
+    /// From the embeddings to the stream (OPT-350m) `[hidden_size, width]`.
+    EmbeddingIn,
+    /// From the stream to the embeddings (OPT-350m) `[width, hidden_size]`.
+    EmbeddingOut,
     /// Norm after the last layer (gain or bias).
     FinalNorm,
     /// Output head `[vocab_size, hidden_size]`.
@@ -62,6 +95,22 @@ impl RoleKind {
             RoleKind::Gate => "gate_proj",
             RoleKind::Up => "up_proj",
             RoleKind::Down => "down_proj",
+            RoleKind::AttentionPostNorm => "attention_post_norm",
+            RoleKind::MlpPostNorm => "mlp_post_norm",
+            RoleKind::QueryDown => "q_down_proj",
+            RoleKind::QueryDownNorm => "q_down_norm",
+            RoleKind::QueryUp => "q_up_proj",
+            RoleKind::KvDown => "kv_down_proj",
+            RoleKind::KvDownNorm => "kv_down_norm",
+            RoleKind::KvUp => "kv_up_proj",
+            RoleKind::SharedGate => "shared_expert.gate_proj",
+            RoleKind::SharedUp => "shared_expert.up_proj",
+            RoleKind::SharedDown => "shared_expert.down_proj",
+            RoleKind::SharedRouter => "shared_expert.router",
+            RoleKind::RouterBias => "router_bias",
+            RoleKind::EmbeddingNorm => "embedding_norm",
+            RoleKind::EmbeddingIn => "embedding_in",
+            RoleKind::EmbeddingOut => "embedding_out",
             RoleKind::FinalNorm => "final_norm",
             RoleKind::OutputHead => "lm_head",
         }
@@ -75,6 +124,11 @@ impl RoleKind {
                 | RoleKind::QueryNorm
                 | RoleKind::KeyNorm
                 | RoleKind::MlpNorm
+                | RoleKind::AttentionPostNorm
+                | RoleKind::MlpPostNorm
+                | RoleKind::QueryDownNorm
+                | RoleKind::KvDownNorm
+                | RoleKind::EmbeddingNorm
                 | RoleKind::FinalNorm
         )
     }

@@ -6,5 +6,9 @@
 pub mod backend;
 pub mod cpu;
 mod error;
+pub mod forward;
+mod load;
+mod mixture;
 
 pub use error::EngineError;
+pub use forward::{Chunk, Computed, Decoder, Logits, Piece, TextCache, Values, Wanted};

@@ -1,0 +1,656 @@
+//! The forward pass of every decoder, in the order of the papers.
+//!
+//! A pass takes chunks of texts, each with its cache, and puts their tokens one below the other: there
+//! is no padding, and since every operation treats each row by itself, a text computes the same alone,
+//! in a batch, or cut into pieces.
+
+use super::EngineError;
+use super::backend::{AttentionShape, Backend, RopeTable};
+use super::load::{Feed, Layer, Linear, Loader, Mlp, Norm, Qkv, Weights, language_model};
+use super::mixture;
+use crate::arch::Model;
+use crate::arch::spec::{AttentionSpec, ModelSpec, Projections, QkNormScope, RopeSpec, Wiring};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// A decoder on a device.
+pub struct Decoder<B: Backend> {
+    spec: ModelSpec,
+    backend: B,
+    weights: Weights<B>,
+}
+
+/// Keys and values of one text.
+pub struct TextCache<B: Backend> {
+    layers: Vec<B::Cache>,
+    n_tokens: usize,
+    capacity: usize,
+}
+
+impl<B: Backend> TextCache<B> {
+    /// Tokens that were computed.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+}
+
+/// A part of a text: tokens, or vectors in place of tokens (of an image).
+pub enum Piece<'a, B: Backend> {
+    /// Token ids.
+    Tokens(&'a [u32]),
+    /// Rows of the residual stream `[n, hidden_size]`.
+    Vectors(B::Buffer),
+}
+
+/// The next tokens of one text.
+pub struct Chunk<'a, B: Backend> {
+    /// What was computed of the text so far.
+    pub cache: &'a mut TextCache<B>,
+    /// What comes next.
+    pub pieces: Vec<Piece<'a, B>>,
+}
+
+/// Which logits a pass returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Logits {
+    /// None.
+    None,
+    /// Of each chunk's last token.
+    #[default]
+    Last,
+    /// Of every token.
+    All,
+}
+
+/// What a pass returns.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Logits.
+    pub logits: Logits,
+    /// Hidden states: 0 is the embedding, i the output of layer i − 1; that of the last layer is before
+    /// the final norm.
+    pub hidden: BTreeSet<usize>,
+    /// The stream after the final norm.
+    pub final_hidden: bool,
+    /// Layers whose MLP activations are wanted: what the down projection reads.
+    pub mlp: BTreeSet<usize>,
+}
+
+/// Values `[n_rows, n_cols]`, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    /// Number of columns.
+    pub n_cols: usize,
+    /// The values.
+    pub values: Vec<f32>,
+}
+
+impl Values {
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.values.len() / self.n_cols.max(1)
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.n_cols..(row + 1) * self.n_cols]
+    }
+}
+
+/// What a pass computed, rows in the order of the chunks.
+#[derive(Debug, Clone, Default)]
+pub struct Computed {
+    /// Logits `[n_rows, vocab_size]`.
+    pub logits: Option<Values>,
+    /// Hidden states by number.
+    pub hidden: BTreeMap<usize, Values>,
+    /// The stream after the final norm.
+    pub final_hidden: Option<Values>,
+    /// MLP activations by layer `[n_rows, intermediate_size]`.
+    pub mlp: BTreeMap<usize, Values>,
+}
+
+/// Rows of one chunk in a pass.
+struct Placed {
+    rows: Range<usize>,
+    /// Number of the first token in its text.
+    at: usize,
+    /// Length that the text may reach.
+    length: usize,
+}
+
+/// Rotary tables of a pass, by what they are tables of.
+type RopeTables<'a, B> = Vec<(&'a RopeSpec, RopeTable<<B as Backend>::Buffer>)>;
+
+impl<B: Backend> Decoder<B> {
+    /// Brings a model's decoder to a device. `watch` hears the number of every loaded layer.
+    ///
+    /// # Errors
+    /// When config and checkpoint do not fit each other, or a weight cannot be read or kept.
+    pub fn load(
+        model: &Model,
+        spec: ModelSpec,
+        backend: B,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Self, EngineError> {
+        let component = language_model(model)?;
+        let weights = Loader::new(&backend, &model.label, component).decoder(&spec, watch)?;
+        Ok(Self {
+            spec,
+            backend,
+            weights,
+        })
+    }
+
+    /// What the decoder is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// A cache for a text of up to `length` tokens. Rotary positions that depend on the length of a text
+    /// take this one, so that they do not change while a text grows.
+    ///
+    /// # Errors
+    /// When the device cannot hold it, or learned positions end before.
+    pub fn cache(&self, length: usize) -> Result<TextCache<B>, EngineError> {
+        if let Some(positions) = self.spec.embedding.positions
+            && length + positions.offset > positions.n_rows
+        {
+            return Err(EngineError::Request(format!(
+                "a text of {length} tokens: the model has learned {} positions",
+                positions.n_rows - positions.offset
+            )));
+        }
+        let layers: Result<Vec<B::Cache>, EngineError> = self
+            .spec
+            .layers
+            .iter()
+            .map(|layer| {
+                let attention = &layer.attention;
+                self.backend.cache(
+                    length,
+                    attention.n_kv_heads,
+                    attention.head_dim,
+                    attention.value_dim,
+                )
+            })
+            .collect();
+        Ok(TextCache {
+            layers: layers?,
+            n_tokens: 0,
+            capacity: length,
+        })
+    }
+
+    /// Computes the next tokens of some texts.
+    ///
+    /// # Errors
+    /// When a token does not exist, a cache is full, or the device fails; the caches are then spoilt.
+    pub fn forward(
+        &self,
+        chunks: &mut [Chunk<'_, B>],
+        wanted: &Wanted,
+    ) -> Result<Computed, EngineError> {
+        let mut computed = Computed::default();
+        let placed = self.place(chunks)?;
+        if placed.iter().all(|p| p.rows.is_empty()) {
+            return Ok(computed);
+        }
+        let mut x = self.embed(chunks, &placed)?; // [n_rows, hidden_size]
+        let tables = self.rope_tables(&placed)?;
+        self.tap(&wanted.hidden, 0, &x, &mut computed.hidden)?;
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            let rope = layer.spec.attention.rope.as_ref();
+            let table = rope.and_then(|rope| tables.iter().find(|(spec, _)| *spec == rope));
+            let mut caches: Vec<&mut B::Cache> = chunks
+                .iter_mut()
+                .map(|chunk| &mut chunk.cache.layers[index])
+                .collect();
+            let mut mlp = None;
+            let tapped = wanted.mlp.contains(&index).then_some(&mut mlp);
+            self.layer(
+                &mut x,
+                layer,
+                &mut caches,
+                &placed,
+                table.map(|(_, table)| table),
+                tapped,
+            )?;
+            if let Some(values) = mlp {
+                computed.mlp.insert(index, values);
+            }
+            self.tap(&wanted.hidden, index + 1, &x, &mut computed.hidden)?;
+        }
+        for (chunk, placed) in chunks.iter_mut().zip(&placed) {
+            chunk.cache.n_tokens += placed.rows.len();
+        }
+        let rows: Vec<u32> = match wanted.logits {
+            Logits::All => (0..self.backend.shape(&x).0 as u32).collect(),
+            Logits::Last => placed
+                .iter()
+                .filter(|p| !p.rows.is_empty())
+                .map(|p| p.rows.end as u32 - 1)
+                .collect(),
+            Logits::None => Vec::new(),
+        };
+        if wanted.final_hidden {
+            let normed = self.optional_norm(&x, self.weights.final_norm.as_ref())?;
+            computed.final_hidden = Some(self.fetch(&normed)?);
+        }
+        if !rows.is_empty() {
+            if wanted.logits == Logits::Last {
+                x = self.backend.gather(&x, &rows)?;
+            }
+            computed.logits = Some(self.fetch(&self.head(&x)?)?);
+        }
+        Ok(computed)
+    }
+
+    /// Gives the chunks their rows, and checks that they can be computed.
+    fn place(&self, chunks: &[Chunk<'_, B>]) -> Result<Vec<Placed>, EngineError> {
+        let mut placed = Vec::with_capacity(chunks.len());
+        let mut start = 0;
+        for chunk in chunks {
+            let mut n_rows = 0;
+            for piece in &chunk.pieces {
+                match piece {
+                    Piece::Tokens(ids) => {
+                        if let Some(id) =
+                            ids.iter().find(|&&id| id as usize >= self.spec.vocab_size)
+                        {
+                            return Err(EngineError::Request(format!(
+                                "token {id}: the model knows {} tokens",
+                                self.spec.vocab_size
+                            )));
+                        }
+                        n_rows += ids.len();
+                    }
+                    Piece::Vectors(vectors) => {
+                        let (n, width) = self.backend.shape(vectors);
+                        if width != self.spec.hidden_size {
+                            return Err(EngineError::Request(format!(
+                                "vectors of {width} numbers: the stream is {} wide",
+                                self.spec.hidden_size
+                            )));
+                        }
+                        n_rows += n;
+                    }
+                }
+            }
+            let at = chunk.cache.n_tokens;
+            if at + n_rows > chunk.cache.capacity {
+                return Err(EngineError::Request(format!(
+                    "a text of {} tokens in a cache for {}",
+                    at + n_rows,
+                    chunk.cache.capacity
+                )));
+            }
+            placed.push(Placed {
+                rows: start..start + n_rows,
+                at,
+                length: chunk.cache.capacity,
+            });
+            start += n_rows;
+        }
+        Ok(placed)
+    }
+
+    fn embed(&self, chunks: &[Chunk<'_, B>], placed: &[Placed]) -> Result<B::Buffer, EngineError> {
+        let backend = &self.backend;
+        let scale = self.spec.embedding.scale;
+        let mut pieces = Vec::new();
+        for piece in chunks.iter().flat_map(|chunk| &chunk.pieces) {
+            match piece {
+                Piece::Tokens([]) => {}
+                Piece::Tokens(ids) => {
+                    let mut x = backend.embed(&self.weights.embedding, ids, scale)?; // [n, width]
+                    if let Some(projection) = &self.weights.embedding_in {
+                        x = self.linear(&x, projection)?; // [n, hidden_size]
+                    }
+                    pieces.push(x);
+                }
+                Piece::Vectors(vectors) => pieces.push(vectors.clone()),
+            }
+        }
+        let mut x = backend.stack(&pieces)?; // [n_rows, hidden_size]
+        if let (Some(table), Some(learned)) =
+            (&self.weights.positions, self.spec.embedding.positions)
+        {
+            let positions: Vec<u32> = placed
+                .iter()
+                .flat_map(|p| (p.at..p.at + p.rows.len()).map(|at| (at + learned.offset) as u32))
+                .collect();
+            let positions = backend.embed(table, &positions, 1.0)?;
+            backend.add(&mut x, &positions, 1.0)?;
+        }
+        self.optional_norm(&x, self.weights.embedding_norm.as_ref())
+    }
+
+    /// Cosines and sines of every kind of rotary positions in the model, for the rows of this pass.
+    fn rope_tables(
+        &self,
+        placed: &[Placed],
+    ) -> Result<RopeTables<'_, B>, EngineError> {
+        let mut tables: RopeTables<'_, B> = Vec::new();
+        for layer in &self.spec.layers {
+            let Some(rope) = &layer.attention.rope else {
+                continue;
+            };
+            if tables.iter().any(|(spec, _)| *spec == rope) {
+                continue;
+            }
+            let (mut cos, mut sin) = (Vec::new(), Vec::new());
+            for p in placed {
+                let (c, s) = rope.table(p.at, p.rows.len(), p.length);
+                cos.extend(c);
+                sin.extend(s);
+            }
+            let half = rope.rotated_dim / 2;
+            let n_rows = cos.len() / half;
+            tables.push((
+                rope,
+                RopeTable {
+                    cos: self.backend.upload(&cos, n_rows, half)?,
+                    sin: self.backend.upload(&sin, n_rows, half)?,
+                    style: rope.style,
+                    offset: rope.offset,
+                    rotated_dim: rope.rotated_dim,
+                },
+            ));
+        }
+        Ok(tables)
+    }
+
+    /// One layer: attention and MLP, each added to the stream x.
+    fn layer(
+        &self,
+        x: &mut B::Buffer,
+        layer: &Layer<B>,
+        caches: &mut [&mut B::Cache],
+        placed: &[Placed],
+        table: Option<&RopeTable<B::Buffer>>,
+        tapped: Option<&mut Option<Values>>,
+    ) -> Result<(), EngineError> {
+        let backend = &self.backend;
+        let scale = layer.spec.residual_scale;
+        let after_sum = layer.spec.wiring == Wiring::NormAfterSum;
+        let before = |norm| if after_sum { None } else { norm };
+        let after = |norm| if after_sum { norm } else { None };
+
+        let normed = self.optional_norm(x, before(layer.attention_norm.as_ref()))?;
+        let attended = self.attention(&normed, layer, caches, placed, table)?;
+        let attended = self.optional_norm(&attended, layer.attention_post_norm.as_ref())?;
+
+        if layer.spec.wiring == Wiring::Parallel {
+            let read = match &layer.mlp_norm {
+                Some(norm) => self.norm(x, norm, None)?,
+                None => normed,
+            };
+            let fed = self.feed(&read, layer, tapped)?;
+            backend.add(x, &attended, scale)?;
+            return backend.add(x, &fed, scale);
+        }
+        if layer.spec.wiring == Wiring::NormedResidual {
+            *x = normed;
+        }
+        backend.add(x, &attended, scale)?;
+        *x = self.optional_norm(x, after(layer.attention_norm.as_ref()))?;
+
+        let normed = self.optional_norm(x, before(layer.mlp_norm.as_ref()))?;
+        let fed = self.feed(&normed, layer, tapped)?;
+        let fed = self.optional_norm(&fed, layer.mlp_post_norm.as_ref())?;
+        if layer.spec.wiring == Wiring::NormedResidual {
+            *x = normed;
+        }
+        backend.add(x, &fed, scale)?;
+        *x = self.optional_norm(x, after(layer.mlp_norm.as_ref()))?;
+        Ok(())
+    }
+
+    /// Attention of x `[n_rows, hidden_size]`: `[n_rows, hidden_size]`.
+    fn attention(
+        &self,
+        x: &B::Buffer,
+        layer: &Layer<B>,
+        caches: &mut [&mut B::Cache],
+        placed: &[Placed],
+        table: Option<&RopeTable<B::Buffer>>,
+    ) -> Result<B::Buffer, EngineError> {
+        let backend = &self.backend;
+        let spec = &layer.spec.attention;
+        let [q, k, v] = self.project(x, layer, table)?;
+        let shape = attention_shape(spec);
+        let mut pieces = Vec::with_capacity(placed.len());
+        for (cache, p) in caches.iter_mut().zip(placed) {
+            if p.rows.is_empty() {
+                continue;
+            }
+            backend.append(cache, p.at, &k, &v, p.rows.clone())?;
+            pieces.push(backend.attention(&q, p.rows.clone(), cache, p.at, &shape)?);
+        }
+        let attended = backend.stack(&pieces)?; // [n_rows, n_heads × value_dim]
+        self.linear(&attended, &layer.output)
+    }
+
+    /// `[q, k, v]` of x, normed and rotated: q `[n_rows, n_heads × head_dim]`,
+    /// k `[n_rows, n_kv_heads × head_dim]`, v `[n_rows, n_kv_heads × value_dim]`.
+    fn project(
+        &self,
+        x: &B::Buffer,
+        layer: &Layer<B>,
+        table: Option<&RopeTable<B::Buffer>>,
+    ) -> Result<[B::Buffer; 3], EngineError> {
+        let backend = &self.backend;
+        let spec = &layer.spec.attention;
+        let mut qkv = match &layer.qkv {
+            Qkv::Full { q, k, v } => [self.linear(x, q)?, self.linear(x, k)?, self.linear(x, v)?],
+            Qkv::Latent {
+                q_down,
+                q,
+                kv_down,
+                kv_norm,
+                k_rope,
+                k_nope,
+                v,
+            } => {
+                let q = match q_down {
+                    None => self.linear(x, q)?,
+                    Some((down, norm)) => {
+                        let latent = self.norm(&self.linear(x, down)?, norm, None)?; // [n_rows, q_rank]
+                        self.linear(&latent, q)?
+                    }
+                };
+                let latent = self.norm(&self.linear(x, kv_down)?, kv_norm, None)?; // [n_rows, kv_rank]
+                let mut shared = self.linear(x, k_rope)?; // [n_rows, rope_dim]
+                if let Some(table) = table {
+                    let table = RopeTable {
+                        offset: 0,
+                        ..table.clone()
+                    };
+                    backend.rope(&mut shared, table.rotated_dim, &table)?;
+                }
+                let k =
+                    backend.join_heads(&self.linear(&latent, k_nope)?, &shared, spec.n_heads)?;
+                [q, k, self.linear(&latent, v)?]
+            }
+        };
+        if let Some(limit) = spec.clip {
+            for part in &mut qkv {
+                backend.clip(part, limit)?;
+            }
+        }
+        let [mut q, mut k, v] = qkv;
+        // A norm over whole widths is one group; the others go head by head.
+        let width = spec.qk_norm.map(|norm| match norm.scope {
+            QkNormScope::Width => None,
+            QkNormScope::Head | QkNormScope::EachHead => Some(spec.head_dim),
+        });
+        if let (Some(norm), Some(width)) = (&layer.q_norm, width) {
+            q = self.norm(&q, norm, width)?;
+        }
+        if let (Some(norm), Some(width)) = (&layer.k_norm, width) {
+            k = self.norm(&k, norm, width)?;
+        }
+        if let Some(table) = table {
+            backend.rope(&mut q, spec.head_dim, table)?;
+            if spec.projections == Projections::Full {
+                backend.rope(&mut k, spec.head_dim, table)?;
+            }
+        }
+        Ok([q, k, v])
+    }
+
+    fn feed(
+        &self,
+        x: &B::Buffer,
+        layer: &Layer<B>,
+        tapped: Option<&mut Option<Values>>,
+    ) -> Result<B::Buffer, EngineError> {
+        match &layer.feed {
+            Feed::Dense(mlp) => {
+                let inner = self.mlp_activations(x, mlp)?; // [n_rows, intermediate_size]
+                if let Some(tapped) = tapped {
+                    *tapped = Some(self.fetch(&inner)?);
+                }
+                self.linear(&inner, &mlp.down)
+            }
+            Feed::Mixture(mixture) => {
+                if tapped.is_some() {
+                    return Err(EngineError::Request(
+                        "MLP activations of a mixture of experts: each token passes others"
+                            .to_owned(),
+                    ));
+                }
+                mixture::forward(self, x, mixture)
+            }
+        }
+    }
+
+    /// What the down projection reads.
+    pub(super) fn mlp_activations(
+        &self,
+        x: &B::Buffer,
+        mlp: &Mlp<B>,
+    ) -> Result<B::Buffer, EngineError> {
+        let activation = mlp.spec.activation;
+        let mut up = self.linear(x, &mlp.up)?;
+        match &mlp.gate {
+            Some(gate) => {
+                let mut gate = self.linear(x, gate)?;
+                self.backend.gated(&mut gate, &up, activation)?;
+                Ok(gate)
+            }
+            None => {
+                self.backend.activate(&mut up, activation)?;
+                Ok(up)
+            }
+        }
+    }
+
+    /// Logits of x `[n_rows, hidden_size]`: `[n_rows, vocab_size]`.
+    fn head(&self, x: &B::Buffer) -> Result<B::Buffer, EngineError> {
+        let backend = &self.backend;
+        let mut x = self.optional_norm(x, self.weights.final_norm.as_ref())?;
+        if let Some(projection) = &self.weights.embedding_out {
+            x = self.linear(&x, projection)?;
+        }
+        let weight = match &self.weights.head {
+            Some(head) => &head.weight,
+            None => &self.weights.embedding,
+        };
+        let mut logits = backend.linear(&x, weight, self.weights.head_bias.as_ref())?;
+        if self.spec.head.scale != 1.0 {
+            backend.scale(&mut logits, self.spec.head.scale)?;
+        }
+        if let Some(cap) = self.spec.head.softcap {
+            backend.softcap(&mut logits, cap)?;
+        }
+        Ok(logits)
+    }
+
+    pub(super) fn linear(
+        &self,
+        x: &B::Buffer,
+        linear: &Linear<B>,
+    ) -> Result<B::Buffer, EngineError> {
+        self.backend.linear(x, &linear.weight, linear.bias.as_ref())
+    }
+
+    /// A norm of groups of `width` columns, or of whole rows.
+    fn norm(
+        &self,
+        x: &B::Buffer,
+        norm: &Norm<B>,
+        width: Option<usize>,
+    ) -> Result<B::Buffer, EngineError> {
+        let width = width.unwrap_or(self.backend.shape(x).1);
+        self.backend
+            .norm(x, &norm.spec, norm.gain.as_ref(), norm.bias.as_ref(), width)
+    }
+
+    fn optional_norm(
+        &self,
+        x: &B::Buffer,
+        norm: Option<&Norm<B>>,
+    ) -> Result<B::Buffer, EngineError> {
+        norm.map_or_else(|| Ok(x.clone()), |norm| self.norm(x, norm, None))
+    }
+
+    fn fetch(&self, x: &B::Buffer) -> Result<Values, EngineError> {
+        Ok(Values {
+            n_cols: self.backend.shape(x).1,
+            values: self.backend.download(x)?,
+        })
+    }
+
+    fn tap(
+        &self,
+        wanted: &BTreeSet<usize>,
+        number: usize,
+        x: &B::Buffer,
+        into: &mut BTreeMap<usize, Values>,
+    ) -> Result<(), EngineError> {
+        if wanted.contains(&number) {
+            into.insert(number, self.fetch(x)?);
+        }
+        Ok(())
+    }
+}
+
+fn attention_shape(spec: &AttentionSpec) -> AttentionShape {
+    AttentionShape {
+        n_heads: spec.n_heads,
+        n_kv_heads: spec.n_kv_heads,
+        head_dim: spec.head_dim,
+        value_dim: spec.value_dim,
+        scale: spec.scale,
+        softcap: spec.softcap,
+        window: spec.window,
+        slopes: spec
+            .alibi
+            .map(|alibi| alibi_slopes(spec.n_heads, alibi.scale)),
+        causal: true,
+    }
+}
+
+/// Slopes of ALiBi (Press et al. 2021): a geometric sequence for the next lower power of two, and every
+/// second one of the next sequence for the heads beyond it.
+fn alibi_slopes(n_heads: usize, scale: f32) -> Vec<f32> {
+    let power = 1usize << n_heads.ilog2();
+    let slope = |base: f64, exponent: usize| 2f64.powf(-base).powi(exponent as i32) as f32 * scale;
+    let base = |n: usize| 8.0 / n as f64;
+    (0..n_heads)
+        .map(|head| match head < power {
+            true => slope(base(power), head + 1),
+            false => slope(base(2 * power), 2 * (head - power) + 1),
+        })
+        .collect()
+}

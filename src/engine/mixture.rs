@@ -1,0 +1,184 @@
+//! Mixtures of experts: which experts a token is sent to, and with which weights.
+//!
+//! Choosing is done on the host: a row of scores per token is little, and the same code chooses for
+//! every device. Experts are computed in the order of their numbers, and a token's outputs are added
+//! in that order, whatever other tokens there are.
+
+use super::EngineError;
+use super::backend::Backend;
+use super::forward::Decoder;
+use super::load::Mixture;
+use crate::arch::spec::{RouterSpec, Scoring};
+
+/// Experts of one token, and their weights.
+type Choice = Vec<(usize, f32)>;
+
+/// Scores of one row of router outputs.
+fn scores(logits: &[f32], scoring: Scoring) -> Vec<f32> {
+    match scoring {
+        Scoring::Sigmoid => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+        Scoring::Softmax => {
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let powers: Vec<f32> = logits.iter().map(|x| (x - highest).exp()).collect();
+            let total: f32 = powers.iter().sum();
+            powers.into_iter().map(|x| x / total).collect()
+        }
+    }
+}
+
+/// Numbers of the k highest values, highest first; of equal ones the lower number.
+fn highest(values: &[f32], k: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+    order.truncate(k);
+    order
+}
+
+/// The experts of one token by its router outputs.
+fn choose(logits: &[f32], top_k: usize, router: &RouterSpec, correction: Option<&[f32]>) -> Choice {
+    let scores = scores(logits, router.scoring);
+    let mut merits = scores.clone();
+    if let Some(correction) = correction {
+        for (merit, correction) in merits.iter_mut().zip(correction) {
+            *merit += correction;
+        }
+    }
+    if let Some(groups) = router.groups {
+        let size = merits.len() / groups.n_groups;
+        let of_groups: Vec<f32> = merits
+            .chunks(size)
+            .map(|group| {
+                let n_best = if groups.by_best_two { 2 } else { 1 };
+                highest(group, n_best).into_iter().map(|i| group[i]).sum()
+            })
+            .collect();
+        let kept = highest(&of_groups, groups.top_k);
+        for (group, merits) in merits.chunks_mut(size).enumerate() {
+            if !kept.contains(&group) {
+                // As published: experts of other groups count 0, not −∞.
+                merits.fill(0.0);
+            }
+        }
+    }
+    let chosen = highest(&merits, top_k);
+    let mut total: f32 = chosen.iter().map(|&i| scores[i]).sum();
+    if router.scoring == Scoring::Sigmoid {
+        total += 1e-20;
+    }
+    chosen
+        .into_iter()
+        .map(|i| {
+            let weight = if router.normalise {
+                scores[i] / total
+            } else {
+                scores[i]
+            };
+            (i, weight * router.scale)
+        })
+        .collect()
+}
+
+/// The mixture of x `[n_rows, hidden_size]`: `[n_rows, hidden_size]`.
+pub(super) fn forward<B: Backend>(
+    decoder: &Decoder<B>,
+    x: &B::Buffer,
+    mixture: &Mixture<B>,
+) -> Result<B::Buffer, EngineError> {
+    let backend = decoder.backend();
+    let (n_rows, hidden) = backend.shape(x);
+    let logits = backend.download(&decoder.linear(x, &mixture.router)?)?; // [n_rows, n_experts]
+    let choices: Vec<Choice> = logits
+        .chunks(mixture.spec.n_experts)
+        .map(|row| {
+            let correction = mixture.correction.as_deref();
+            choose(row, mixture.spec.top_k, &mixture.spec.router, correction)
+        })
+        .collect();
+    let mut sum = backend.upload(&vec![0.0; n_rows * hidden], n_rows, hidden)?;
+    for (number, expert) in mixture.experts.iter().enumerate() {
+        let (mut rows, mut weights) = (Vec::new(), Vec::new());
+        for (row, choice) in choices.iter().enumerate() {
+            if let Some((_, weight)) = choice.iter().find(|(expert, _)| *expert == number) {
+                rows.push(row as u32);
+                weights.push(*weight);
+            }
+        }
+        if !rows.is_empty() {
+            let theirs = backend.gather(x, &rows)?;
+            let inner = decoder.mlp_activations(&theirs, expert)?;
+            let out = decoder.linear(&inner, &expert.down)?;
+            backend.scatter_add(&mut sum, &rows, &weights, &out)?;
+        }
+    }
+    if let Some((shared, gate)) = &mixture.shared {
+        let inner = decoder.mlp_activations(x, shared)?;
+        let out = decoder.linear(&inner, &shared.down)?;
+        match gate {
+            None => backend.add(&mut sum, &out, 1.0)?,
+            Some(gate) => {
+                let gates = backend.download(&decoder.linear(x, gate)?)?; // [n_rows, 1]
+                let weights: Vec<f32> = gates.iter().map(|g| 1.0 / (1.0 + (-g).exp())).collect();
+                let rows: Vec<u32> = (0..n_rows as u32).collect();
+                backend.scatter_add(&mut sum, &rows, &weights, &out)?;
+            }
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::spec::Groups;
+
+    const PLAIN: RouterSpec = RouterSpec {
+        scoring: Scoring::Softmax,
+        normalise: true,
+        scale: 1.0,
+        correction_bias: false,
+        groups: None,
+    };
+
+    #[test]
+    fn the_best_experts_share_the_weight() {
+        let choice = choose(&[0.0, 2.0, 1.0, 2.0], 2, &PLAIN, None);
+        assert_eq!(choice, [(1, 0.5), (3, 0.5)]);
+        let raw = RouterSpec {
+            normalise: false,
+            scale: 2.0,
+            ..PLAIN
+        };
+        let choice = choose(&[0.0, 0.0], 1, &raw, None);
+        assert_eq!(choice, [(0, 1.0)]);
+    }
+
+    #[test]
+    fn a_correction_chooses_and_does_not_weigh() {
+        let router = RouterSpec {
+            scoring: Scoring::Sigmoid,
+            normalise: false,
+            ..PLAIN
+        };
+        let choice = choose(&[0.0, 0.0], 1, &router, Some(&[0.0, 1.0]));
+        assert_eq!(choice, [(1, 0.5)]);
+    }
+
+    #[test]
+    fn experts_outside_the_best_groups_are_not_chosen() {
+        let groups = Groups {
+            n_groups: 2,
+            top_k: 1,
+            by_best_two: true,
+        };
+        let router = RouterSpec {
+            groups: Some(groups),
+            ..PLAIN
+        };
+        // The best single expert is in the worse group.
+        let chosen: Vec<usize> = choose(&[3.0, -9.0, 2.0, 2.9], 2, &router, None)
+            .iter()
+            .map(|c| c.0)
+            .collect();
+        assert_eq!(chosen, [3, 2]);
+    }
+}
