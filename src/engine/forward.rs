@@ -335,10 +335,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Cosines and sines of every kind of rotary positions in the model, for the rows of this pass.
-    fn rope_tables(
-        &self,
-        placed: &[Placed],
-    ) -> Result<RopeTables<'_, B>, EngineError> {
+    fn rope_tables(&self, placed: &[Placed]) -> Result<RopeTables<'_, B>, EngineError> {
         let mut tables: RopeTables<'_, B> = Vec::new();
         for layer in &self.spec.layers {
             let Some(rope) = &layer.attention.rope else {

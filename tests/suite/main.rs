@@ -11,6 +11,7 @@ mod hostile;
 mod hub;
 mod hub_cache;
 mod hub_protocol;
+mod parity;
 mod published;
 mod pytorch;
 mod support;

@@ -1,0 +1,379 @@
+//! The engine computes what the published implementations compute: every case of `tests/parity`.
+
+use crate::support::shared;
+use modelkin::arch::Model;
+use modelkin::arch::spec::ModelSpec;
+use modelkin::audit::{self, Unwatched};
+use modelkin::engine::backend::Backend;
+use modelkin::engine::cpu::Cpu;
+use modelkin::engine::{Chunk, Computed, Decoder, Logits, Piece, Values, Wanted};
+use modelkin::source::FetchOptions;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Greatest normalised mean squared error against the reference in f32.
+const MAX_NMSE: f64 = 1e-9;
+/// Greatest difference of a logit.
+const MAX_DIFFERENCE: f64 = 1e-3;
+/// Logits closer than this are tied: which is first is rounding.
+const TIE: f32 = 1e-4;
+
+fn models() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/models")
+}
+
+fn cases() -> Vec<PathBuf> {
+    let mut cases: Vec<PathBuf> = fs::read_dir(models())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("reference.safetensors").is_file())
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 10, "only {} cases", cases.len());
+    cases
+}
+
+fn open(folder: &Path) -> Model {
+    let model = folder.to_str().unwrap().parse().unwrap();
+    audit::open(&model, &FetchOptions::default(), &Unwatched)
+        .unwrap()
+        .0
+}
+
+/// What the published implementation computed.
+struct Reference {
+    ids: Vec<u32>,
+    values: BTreeMap<String, Vec<f64>>,
+}
+
+impl Reference {
+    fn read(folder: &Path) -> Self {
+        let bytes = fs::read(folder.join("reference.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut reference = Self {
+            ids: Vec::new(),
+            values: BTreeMap::new(),
+        };
+        for (name, tensor) in file.iter() {
+            let data = tensor.data();
+            match tensor.dtype() {
+                safetensors::Dtype::I64 => {
+                    assert_eq!(name, "input_ids");
+                    reference.ids = data
+                        .as_chunks::<8>()
+                        .0
+                        .iter()
+                        .map(|b| i64::from_le_bytes(*b) as u32)
+                        .collect();
+                }
+                safetensors::Dtype::F32 => {
+                    let values = data
+                        .as_chunks::<4>()
+                        .0
+                        .iter()
+                        .map(|b| f64::from(f32::from_le_bytes(*b)));
+                    reference.values.insert(name.to_owned(), values.collect());
+                }
+                safetensors::Dtype::F64 => {
+                    let values = data
+                        .as_chunks::<8>()
+                        .0
+                        .iter()
+                        .map(|b| f64::from_le_bytes(*b));
+                    reference.values.insert(name.to_owned(), values.collect());
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        reference
+    }
+}
+
+/// Σ(a − b)² / Σb², and the greatest |a − b|.
+fn errors(ours: &[f32], theirs: &[f64]) -> (f64, f64) {
+    assert_eq!(ours.len(), theirs.len(), "number of values");
+    let (mut difference, mut power, mut greatest) = (0.0, 0.0, 0.0f64);
+    for (a, b) in ours.iter().zip(theirs) {
+        let d = f64::from(*a) - b;
+        difference += d * d;
+        power += b * b;
+        if !(d.abs() <= greatest) {
+            greatest = d.abs();
+        }
+    }
+    (difference / power, greatest)
+}
+
+/// A pass over a text in chunks of these sizes.
+fn pass<B: Backend>(
+    decoder: &Decoder<B>,
+    ids: &[u32],
+    sizes: &[usize],
+    wanted: &Wanted,
+) -> Vec<Computed> {
+    let mut cache = decoder.cache(ids.len()).unwrap();
+    let mut at = 0;
+    sizes
+        .iter()
+        .map(|size| {
+            let pieces = vec![Piece::Tokens(&ids[at..at + size])];
+            at += size;
+            let mut chunks = [Chunk {
+                cache: &mut cache,
+                pieces,
+            }];
+            decoder.forward(&mut chunks, wanted).unwrap()
+        })
+        .collect()
+}
+
+fn load<B: Backend>(folder: &Path, backend: B) -> Result<(Decoder<B>, Reference), String> {
+    let model = open(folder);
+    let config = model.config.as_ref().ok_or("no config")?;
+    let spec = ModelSpec::read(config).map_err(|e| e.to_string())?;
+    let decoder = Decoder::load(&model, spec, backend, &mut |_| {}).map_err(|e| e.to_string())?;
+    Ok((decoder, Reference::read(folder)))
+}
+
+/// Everything that the reference holds, from one pass.
+fn wanted(reference: &Reference) -> Wanted {
+    let numbers = |prefix: &str| {
+        reference
+            .values
+            .keys()
+            .filter_map(|name| name.strip_prefix(prefix)?.parse().ok())
+            .collect()
+    };
+    Wanted {
+        logits: Logits::All,
+        hidden: numbers("hidden."),
+        final_hidden: true,
+        mlp: numbers("mlp."),
+    }
+}
+
+fn check<B: Backend>(folder: &Path, backend: B) -> Result<String, String> {
+    let (decoder, reference) = load(folder, backend)?;
+    let wanted = wanted(&reference);
+    let computed = pass(&decoder, &reference.ids, &[reference.ids.len()], &wanted).remove(0);
+    let logits = computed.logits.as_ref().unwrap();
+    let theirs = &reference.values["logits"];
+    let (nmse, greatest) = errors(&logits.values, theirs);
+    if !(nmse < MAX_NMSE && greatest < MAX_DIFFERENCE) {
+        return Err(format!(
+            "logits: NMSE {nmse:.1e}, greatest difference {greatest:.1e}"
+        ));
+    }
+    let mut named: Vec<(String, &Values)> = Vec::new();
+    named.extend(
+        computed
+            .hidden
+            .iter()
+            .map(|(i, v)| (format!("hidden.{i}"), v)),
+    );
+    named.extend(computed.mlp.iter().map(|(i, v)| (format!("mlp.{i}"), v)));
+    named.extend(
+        computed
+            .final_hidden
+            .iter()
+            .map(|v| ("hidden.final".to_owned(), v)),
+    );
+    for (name, ours) in named {
+        let (nmse, _) = errors(&ours.values, &reference.values[&name]);
+        if !(nmse < MAX_NMSE) {
+            return Err(format!("{name}: NMSE {nmse:.1e}"));
+        }
+    }
+    for (row, theirs) in theirs.chunks(logits.n_cols).enumerate() {
+        let ours = logits.row(row);
+        let best = |of: &dyn Fn(usize) -> f64| {
+            (0..ours.len())
+                .max_by(|&a, &b| of(a).total_cmp(&of(b)))
+                .unwrap()
+        };
+        let (a, b) = (best(&|i| f64::from(ours[i])), best(&|i| theirs[i]));
+        if a != b && !((ours[a] - ours[b]).abs() < TIE) {
+            return Err(format!("token {row}: first is {a}, not {b}"));
+        }
+    }
+    if let Some(half) = reference.values.get("logits_bf16") {
+        let theirs_in_half: Vec<f32> = half.iter().map(|&x| x as f32).collect();
+        let (half, _) = errors(&theirs_in_half, theirs);
+        if !(nmse <= half) {
+            return Err(format!(
+                "NMSE {nmse:.1e} is above that of the reference's own bf16, {half:.1e}"
+            ));
+        }
+    }
+    Ok(format!(
+        "NMSE {nmse:.1e}, greatest difference {greatest:.1e}"
+    ))
+}
+
+fn check_all<B: Backend>(backend: impl Fn() -> B) {
+    let mut failed = Vec::new();
+    for folder in cases() {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        match check(&folder, backend()) {
+            Ok(said) => println!("{name}: {said}"),
+            Err(why) => failed.push(format!("{name}: {why}")),
+        }
+    }
+    assert!(
+        failed.is_empty(),
+        "{} cases differ:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+}
+
+#[test]
+fn every_family_computes_what_its_published_implementation_computes() {
+    check_all(Cpu::<f32>::new);
+}
+
+#[test]
+fn double_precision_agrees_with_double_precision() {
+    let mut failed = Vec::new();
+    for folder in cases() {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let Ok((decoder, reference)) = load(&folder, Cpu::<f64>::new()) else {
+            failed.push(format!("{name} does not load"));
+            continue;
+        };
+        let Some(theirs) = reference.values.get("logits_f64") else {
+            continue;
+        };
+        let computed = pass(
+            &decoder,
+            &reference.ids,
+            &[reference.ids.len()],
+            &wanted(&reference),
+        )
+        .remove(0);
+        let (nmse, _) = errors(&computed.logits.unwrap().values, theirs);
+        // Rotary tables are f32 in both; logits are fetched as f32.
+        if !(nmse < 1e-12) {
+            failed.push(format!("{name}: NMSE {nmse:.1e}"));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn chunks_batches_and_memory_change_no_bit() {
+    let mut failed = Vec::new();
+    for folder in cases() {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let Ok((decoder, reference)) = load(&folder, Cpu::<f32>::new()) else {
+            failed.push(format!("{name} does not load"));
+            continue;
+        };
+        let ids = &reference.ids;
+        let all = Wanted {
+            logits: Logits::All,
+            ..Wanted::default()
+        };
+        let whole = pass(&decoder, ids, &[ids.len()], &all)
+            .remove(0)
+            .logits
+            .unwrap()
+            .values;
+        let mut sizes = vec![5, 1, 1, 7];
+        sizes.push(ids.len() - sizes.iter().sum::<usize>());
+        let pieces: Vec<f32> = pass(&decoder, ids, &sizes, &all)
+            .into_iter()
+            .flat_map(|c| c.logits.unwrap().values)
+            .collect();
+        // Streamed from the file, in one batch with a shorter text.
+        let (streamed, _) = load(&folder, Cpu::<f32>::with_budget(0)).unwrap();
+        let (mut first, mut second) = (
+            streamed.cache(ids.len()).unwrap(),
+            streamed.cache(ids.len()).unwrap(),
+        );
+        let mut chunks = [
+            Chunk {
+                cache: &mut first,
+                pieces: vec![Piece::Tokens(&ids[..4])],
+            },
+            Chunk {
+                cache: &mut second,
+                pieces: vec![Piece::Tokens(ids)],
+            },
+        ];
+        let batch = streamed.forward(&mut chunks, &all).unwrap().logits.unwrap();
+        let same = |a: &[f32], b: &[f32]| {
+            a.iter()
+                .map(|x| x.to_bits())
+                .eq(b.iter().map(|x| x.to_bits()))
+        };
+        if !same(&whole, &pieces) {
+            failed.push(format!("{name}: chunks differ"));
+        }
+        if !same(&whole, &batch.values[4 * batch.n_cols..])
+            || !same(
+                &whole[..4 * batch.n_cols],
+                &batch.values[..4 * batch.n_cols],
+            )
+        {
+            failed.push(format!("{name}: a batch differs"));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Greedy continuation of `ids` by `n` tokens.
+fn greedy<B: Backend>(decoder: &Decoder<B>, ids: &[u32], n: usize) -> Vec<u32> {
+    let mut cache = decoder.cache(ids.len() + n).unwrap();
+    let mut next = ids.to_vec();
+    let mut out = Vec::new();
+    while out.len() < n {
+        let mut chunks = [Chunk {
+            cache: &mut cache,
+            pieces: vec![Piece::Tokens(&next)],
+        }];
+        let logits = decoder
+            .forward(&mut chunks, &Wanted::default())
+            .unwrap()
+            .logits
+            .unwrap();
+        let best = (0..logits.n_cols)
+            .max_by(|&a, &b| {
+                logits.row(0)[a]
+                    .total_cmp(&logits.row(0)[b])
+                    .then(b.cmp(&a))
+            })
+            .unwrap();
+        out.push(best as u32);
+        next = vec![best as u32];
+    }
+    out
+}
+
+#[test]
+fn stories260k_continues_as_its_author_published() {
+    let Some(shared) = shared() else { return };
+    let (decoder, tokens) = {
+        let model = open(&shared.join("data/models/stories260k"));
+        let spec = ModelSpec::read(model.config.as_ref().unwrap()).unwrap();
+        let tokens = String::from_utf8(model.artefacts.contents["tokenizer.json"].clone()).unwrap();
+        (
+            Decoder::load(&model, spec, Cpu::<f32>::new(), &mut |_| {}).unwrap(),
+            tokens,
+        )
+    };
+    let tokens: serde_json::Value = serde_json::from_str(&tokens).unwrap();
+    let words: BTreeMap<u64, &str> = tokens["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(w, id)| (id.as_u64().unwrap(), w.as_str()))
+        .collect();
+    let out = greedy(&decoder, &[1, 403, 407, 261, 378], 60);
+    let text: String = out
+        .iter()
+        .map(|id| words[&u64::from(*id)].replace('▁', " "))
+        .collect();
+    assert!(text.contains("there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball."), "{text}");
+}
