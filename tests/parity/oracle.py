@@ -5,8 +5,6 @@ so `model.double()` alone gives a mixture. `TrueDouble` redirects every such cas
 float64 while the model is built and run, and fails if any float32 tensor still comes out.
 """
 
-import copy
-
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -80,11 +78,3 @@ def run_double(make, state, inputs, prepare=lambda model: None) -> torch.Tensor:
             return model(**inputs, use_cache=False).logits[0]
     finally:
         torch.set_default_dtype(before)
-
-
-def changed(config, overrides: dict):
-    """A copy of a configuration with some attributes replaced."""
-    config = copy.deepcopy(config)
-    for key, value in overrides.items():
-        setattr(config, key, value)
-    return config
