@@ -48,16 +48,17 @@ add("llama", "LlamaForCausalLM", LLAMA, {"tie_word_embeddings": True, "intermedi
 add("llama-gqa-bias", "LlamaForCausalLM", LLAMA,
     {**GQA, "attention_bias": True, "mlp_bias": True, "intermediate_size": 57}, keys="saved")
 add("llama31", "LlamaForCausalLM", LLAMA,
-    {**GQA, "rope_theta": 500000.0, "rope_scaling": {
+    {**GQA, "rope_theta": 500.0, "rope_scaling": {  # wavelengths of all three kinds: kept, blended, stretched
         "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 16, "rope_type": "llama3"}}, without=({"rope_scaling": None},))
-add("llama-linear", "LlamaForCausalLM", LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.5}},
+        "original_max_position_embeddings": 32, "rope_type": "llama3"}}, without=({"rope_scaling": None},))
+add("llama-linear", "LlamaForCausalLM", LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.5}}, keys="saved",
     without=({"rope_scaling": None},))
 add("llama-dynamic", "LlamaForCausalLM", LLAMA,
     {"rope_scaling": {"type": "dynamic", "factor": 3.0}, "max_position_embeddings": 11},
     without=({"rope_scaling": None},))
 add("llama-yarn", "LlamaForCausalLM", LLAMA,
-    {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
+    {"rope_theta": 100.0,  # so that the ramp has a value between 0 and 1
+     "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
     keys="saved", without=({"rope_scaling": None},))
 add("mistral-window", "MistralForCausalLM", LLAMA,
     {**GQA, "model_type": "mistral", "attention_bias": ..., "sliding_window": 7},
@@ -82,8 +83,9 @@ add("gemma2", "Gemma2ForCausalLM", GEMMA2, {"hidden_act": "gelu_pytorch_tanh", "
 GPT2 = {"model_type": "gpt2", "vocab_size": 97, "n_positions": 32, "n_ctx": 32, "n_embd": 36, "n_layer": 2, "n_head": 3,
         "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "bos_token_id": 1, "eos_token_id": 2}
 add("gpt2", "GPT2LMHeadModel", GPT2, {}, "transformer.h.1.mlp.c_proj")
-add("gpt2-base-names", "GPT2LMHeadModel", GPT2, {"scale_attn_by_inverse_layer_idx": True, "n_inner": 53, "n_embd": 24, "n_head": 2}, "transformer.h.1.mlp.c_proj",
-    keys="saved", strip_prefix="transformer.", without=({"scale_attn_by_inverse_layer_idx": False},))
+add("gpt2-base-names", "GPT2LMHeadModel", GPT2,
+    {"scale_attn_by_inverse_layer_idx": True, "n_inner": 53, "n_embd": 24, "n_head": 2, "n_positions": 20, "n_ctx": 20},
+    "transformer.h.1.mlp.c_proj", strip_prefix="transformer.", without=({"scale_attn_by_inverse_layer_idx": False},))
 
 OWN = "own module"
 QWEN1 = {"model_type": "qwen", "vocab_size": 97, "hidden_size": 36, "intermediate_size": 106, "num_hidden_layers": 2,
@@ -108,8 +110,9 @@ QWEN_MOE = {**MOE, "attention_bias": ..., "rms_norm_eps": 1e-6, "num_experts": 5
 add("qwen2-moe", "Qwen2MoeForCausalLM", QWEN_MOE,
     {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 29, "mlp_only_layers": [1]},
     without=({"norm_topk_prob": True}, {"num_experts_per_tok": 1}))
-add("qwen3", "Qwen3ForCausalLM", QWEN2, {**GQA, "model_type": "qwen3", "head_dim": 12, "hidden_size": 40,
-                                         "attention_bias": False, "rope_theta": 1000000, "max_window_layers": 2})
+add("qwen3", "Qwen3ForCausalLM", QWEN2,
+    {**GQA, "model_type": "qwen3", "head_dim": 12, "hidden_size": 40, "attention_bias": False, "rope_theta": 1000000,
+     "max_window_layers": 2}, keys="saved")
 QWEN3_MOE = {**QWEN_MOE, "model_type": "qwen3_moe", "head_dim": 12, "hidden_size": 36, "attention_bias": False,
              "num_attention_heads": 4, "num_key_value_heads": 2, "mlp_only_layers": []}
 add("qwen3-moe", "Qwen3MoeForCausalLM", QWEN3_MOE, {"norm_topk_prob": True}, None,
@@ -133,10 +136,12 @@ MINICPM3_ROPE = {"type": "longrope", "long_factor": [1.1, 1.7, 3.2], "short_fact
 MINICPM3 = {**MINICPM, "model_type": "minicpm3", "q_lora_rank": 19, "kv_lora_rank": 17, "qk_nope_head_dim": 8,
             "qk_rope_head_dim": 6, "tie_word_embeddings": ..., "attention_bias": False, "rms_norm_eps": 1e-5,
             "rope_scaling": MINICPM3_ROPE}
-add("minicpm3", "MiniCPM3ForCausalLM", MINICPM3, {}, without=(*SCALES, {"rope_scaling": None}))
+add("minicpm3", "MiniCPM3ForCausalLM", MINICPM3, {"auto_map": ...}, keys="saved",
+    without=(*SCALES, {"rope_scaling": None}))
 
 add("gemma", "GemmaForCausalLM", GEMMA, {"hidden_act": "gelu_pytorch_tanh"})
-add("gemma2-saved", "Gemma2ForCausalLM", GEMMA2, {"num_hidden_layers": 3, "query_pre_attn_scalar": 12, "hidden_size": 24}, keys="saved")
+add("gemma2-saved", "Gemma2ForCausalLM", GEMMA2,
+    {"num_hidden_layers": 3, "query_pre_attn_scalar": 12, "hidden_size": 24}, keys="saved")
 GEMMA3 = {**GEMMA, "model_type": "gemma3_text", "num_hidden_layers": 3, "num_key_value_heads": 2, "sliding_window": 7,
           "query_pre_attn_scalar": 20, "rope_theta": 1000000, "rope_local_base_freq": 10000,
           "sliding_window_pattern": 3, "attn_logit_softcapping": None, "final_logit_softcapping": None}
@@ -162,8 +167,8 @@ add("phi3-longrope-long", "Phi3ForCausalLM", PHI3,
     {"rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "sliding_window": 64}, keys="saved",
     without=({"rope_scaling": None}, {"original_max_position_embeddings": 32}))
 add("phi4-mini", "Phi3ForCausalLM", PHI3,
-    {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "partial_rotary_factor": 0.75, "tie_word_embeddings": True,
-     "rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "sliding_window": 64},
+    {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "partial_rotary_factor": 0.75,
+     "tie_word_embeddings": True, "rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "sliding_window": 64}, keys="saved",
     without=({"rope_scaling": None},))
 
 NEOX = {"model_type": "gpt_neox", "vocab_size": 97, "hidden_size": 36, "intermediate_size": 53,
@@ -177,7 +182,7 @@ add("gpt-neox-sequential", "GPTNeoXForCausalLM", NEOX, {"use_parallel_residual":
     without=({"use_parallel_residual": True},))
 add("gptj", "GPTJForCausalLM", GPT2,
     {"model_type": "gptj", "n_ctx": ..., "rotary_dim": 6, "n_inner": 53, "rotary": True,
-     "tie_word_embeddings": False}, "transformer.h.1.mlp.fc_out", without=({"rotary_dim": 12},))
+     "tie_word_embeddings": False}, "transformer.h.1.mlp.fc_out", keys="saved", without=({"rotary_dim": 12},))
 OPT = {"model_type": "opt", "vocab_size": 97, "hidden_size": 36, "num_hidden_layers": 2, "ffn_dim": 53,
        "num_attention_heads": 3, "max_position_embeddings": 32, "do_layer_norm_before": True,
        "word_embed_proj_dim": 36, "activation_function": "relu", "dropout": 0.0, "pad_token_id": 1, "bos_token_id": 2,
@@ -208,7 +213,7 @@ add("falcon-11b", "FalconForCausalLM", FALCON,
      "ffn_hidden_size": 53, "rope_theta": 500042.0, **SMALL, "tie_word_embeddings": False, "activation": "gelu"}, BLOOM_MLP)
 add("falcon-alibi", "FalconForCausalLM", FALCON,
     {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False, "ffn_hidden_size": 53}, BLOOM_MLP,
-    without=({"alibi": False},))
+    keys="saved", without=({"alibi": False},))
 
 STABLELM = {**LLAMA, "model_type": "stablelm", "rms_norm_eps": ..., "attention_bias": ..., "layer_norm_eps": 1e-5,
             "partial_rotary_factor": 0.25, "use_qkv_bias": False, "qk_layernorm": False,
@@ -219,8 +224,8 @@ add("stablelm-qk", "StableLmForCausalLM", STABLELM,
      "partial_rotary_factor": 0.5, "attention_dropout": 0.0}, keys="saved",
     without=({"qk_layernorm": False}, {"use_parallel_residual": False}))
 
-INTERNLM2 = {**LLAMA, **NARROW_GQA, "model_type": "internlm2", "attention_bias": ..., "bias": False, "attn_implementation": "eager",
-             "rope_theta": 1000000, "rope_scaling": {"type": "dynamic", "factor": 2.0},
+INTERNLM2 = {**LLAMA, **NARROW_GQA, "model_type": "internlm2", "attention_bias": ..., "bias": False,
+             "attn_implementation": "eager", "rope_theta": 1000000, "rope_scaling": {"type": "dynamic", "factor": 2.0},
              "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config",
                           "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"}}
 INTERNLM2_MLP = "model.layers.1.feed_forward.w2"
@@ -232,8 +237,8 @@ YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 16, "be
         "mscale": 0.707, "mscale_all_dim": 0.5}
 DEEPSEEK = {**MOE, "model_type": "deepseek_v2", "num_key_value_heads": 3, "kv_lora_rank": 18, "q_lora_rank": None,
             "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10, "n_routed_experts": 6, "n_shared_experts": 2,
-            "moe_intermediate_size": 11, "first_k_dense_replace": 1, "moe_layer_freq": 1, "routed_scaling_factor": 1.0,
-            "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": False, "n_group": 1,
+            "moe_intermediate_size": 11, "first_k_dense_replace": 1, "moe_layer_freq": 1, "rope_theta": 10.0,
+            "routed_scaling_factor": 1.0, "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": False, "n_group": 1,
             "topk_group": 1, "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1, "pretraining_tp": 1,
             "rope_scaling": YARN, "attention_dropout": 0.0}
 DEEPSEEK_MLP = "model.layers.0.mlp.down_proj"

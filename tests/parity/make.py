@@ -74,6 +74,10 @@ def write_model(case: Case, folder: Path) -> None:
     tensors = {name.removeprefix(case.strip_prefix): tensor for name, tensor in tensors.items()}
     # The one kind of tensor that is published in another type beside bfloat16 weights.
     tensors |= {name: t.float() for name, t in tensors.items() if name.endswith("e_score_correction_bias")}
+    if case.name == "gpt2-base-names":
+        # That repository also holds the causal masks, which are no weights.
+        n = case.config["n_positions"]
+        tensors |= {f"h.{i}.attn.bias": torch.ones(1, 1, n, n).tril() for i in range(case.config["n_layer"])}
     if case.keys == "published":
         content = {"architectures": [case.architecture], **case.config, "torch_dtype": "bfloat16",
                    "transformers_version": PUBLISHED_VERSION}
