@@ -35,6 +35,8 @@ LLAMA = {
 GQA = {"hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
 NARROW_GQA = {"hidden_size": 36, "num_attention_heads": 6, "num_key_value_heads": 3}
 SMALL = {"hidden_size": 24, "num_attention_heads": 2}
+SMALL_MHA = {**SMALL, "num_key_value_heads": 2}
+SMALL_MQA = {**SMALL, "num_key_value_heads": 1}
 SMALL_GQA = {"hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
@@ -51,13 +53,13 @@ add("llama31", "LlamaForCausalLM", LLAMA,
     {**GQA, "rope_theta": 500.0, "rope_scaling": {  # wavelengths of all three kinds: kept, blended, stretched
         "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 32, "rope_type": "llama3"}}, without=({"rope_scaling": None},))
-add("llama-linear", "LlamaForCausalLM", LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.5}}, keys="saved",
+add("llama-linear", "LlamaForCausalLM", LLAMA, {**SMALL_MHA, "rope_scaling": {"type": "linear", "factor": 2.5}}, keys="saved",
     without=({"rope_scaling": None},))
 add("llama-dynamic", "LlamaForCausalLM", LLAMA,
-    {"rope_scaling": {"type": "dynamic", "factor": 3.0}, "max_position_embeddings": 11},
+    {**SMALL_MHA, "rope_scaling": {"type": "dynamic", "factor": 3.0}, "max_position_embeddings": 11},
     without=({"rope_scaling": None},))
 add("llama-yarn", "LlamaForCausalLM", LLAMA,
-    {"rope_theta": 100.0,  # so that the ramp has a value between 0 and 1
+    {**SMALL_MHA, "rope_theta": 100.0,  # so that the ramp has a value between 0 and 1
      "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}},
     keys="saved", without=({"rope_scaling": None},))
 add("mistral-window", "MistralForCausalLM", LLAMA,
@@ -115,13 +117,13 @@ add("qwen3", "Qwen3ForCausalLM", QWEN2,
      "max_window_layers": 2}, keys="saved")
 QWEN3_MOE = {**QWEN_MOE, "model_type": "qwen3_moe", "head_dim": 12, "hidden_size": 36, "attention_bias": False,
              "num_attention_heads": 4, "num_key_value_heads": 2, "mlp_only_layers": []}
-add("qwen3-moe", "Qwen3MoeForCausalLM", QWEN3_MOE, {"norm_topk_prob": True}, None,
+add("qwen3-moe", "Qwen3MoeForCausalLM", QWEN3_MOE, {"norm_topk_prob": True, "hidden_size": 24}, None,
     without=({"norm_topk_prob": False},))
 add("qwen3-moe-unnormalised", "Qwen3MoeForCausalLM", QWEN3_MOE, {"mlp_only_layers": [0], "hidden_size": 24},
     "model.layers.0.mlp.down_proj", keys="saved", without=({"norm_topk_prob": True},))
 MIXTRAL = {**MOE, "model_type": "mixtral", "attention_bias": ..., "num_local_experts": 5, "intermediate_size": 21,
            "sliding_window": None, "output_router_logits": False, "router_aux_loss_coef": 0.02}
-add("mixtral", "MixtralForCausalLM", MIXTRAL, {}, None)
+add("mixtral", "MixtralForCausalLM", MIXTRAL, SMALL, None)
 add("mixtral-fused", "MixtralForCausalLM", MIXTRAL, {"sliding_window": 7, **SMALL}, None, keys="saved",
     save_original_format=False, without=({"sliding_window": None},))
 
@@ -141,14 +143,14 @@ add("minicpm3", "MiniCPM3ForCausalLM", MINICPM3, {"auto_map": ...}, keys="saved"
 
 add("gemma", "GemmaForCausalLM", GEMMA, {"hidden_act": "gelu_pytorch_tanh"})
 add("gemma2-saved", "Gemma2ForCausalLM", GEMMA2,
-    {"num_hidden_layers": 3, "query_pre_attn_scalar": 12, "hidden_size": 24}, keys="saved")
+    {"query_pre_attn_scalar": 12, "hidden_size": 24}, keys="saved")
 GEMMA3 = {**GEMMA, "model_type": "gemma3_text", "num_hidden_layers": 3, "num_key_value_heads": 2, "sliding_window": 7,
           "query_pre_attn_scalar": 20, "rope_theta": 1000000, "rope_local_base_freq": 10000,
           "sliding_window_pattern": 3, "attn_logit_softcapping": None, "final_logit_softcapping": None}
-add("gemma3", "Gemma3ForCausalLM", GEMMA3, {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+add("gemma3", "Gemma3ForCausalLM", GEMMA3, {"hidden_size": 24, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
     without=({"sliding_window": 64}, {"rope_scaling": None}, {"rope_local_base_freq": 1000000},
              {"sliding_window_pattern": 2}, {"query_pre_attn_scalar": 12}))
-add("gemma3-saved", "Gemma3ForCausalLM", GEMMA3, {"sliding_window_pattern": 2, "hidden_size": 24}, keys="saved",
+add("gemma3-saved", "Gemma3ForCausalLM", GEMMA3, {"sliding_window_pattern": 2, "hidden_size": 24, "num_hidden_layers": 2}, keys="saved",
     without=({"sliding_window": 64}, {"rope_local_base_freq": 1000000}))
 
 add("phi2", "PhiForCausalLM", LLAMA,
@@ -168,8 +170,8 @@ add("phi3-longrope-long", "Phi3ForCausalLM", PHI3,
     without=({"rope_scaling": None}, {"original_max_position_embeddings": 32}))
 add("phi4-mini", "Phi3ForCausalLM", PHI3,
     {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "partial_rotary_factor": 0.75,
-     "tie_word_embeddings": True, "rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "sliding_window": 64}, keys="saved",
-    without=({"rope_scaling": None},))
+     "tie_word_embeddings": True, "rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "sliding_window": 64},
+    keys="saved", without=({"rope_scaling": None},))
 
 NEOX = {"model_type": "gpt_neox", "vocab_size": 97, "hidden_size": 36, "intermediate_size": 53,
         "num_hidden_layers": 2, "num_attention_heads": 3, "hidden_act": "gelu", "rotary_pct": 0.5,
@@ -178,8 +180,8 @@ NEOX = {"model_type": "gpt_neox", "vocab_size": 97, "hidden_size": 36, "intermed
 NEOX_MLP = "gpt_neox.layers.1.mlp.dense_4h_to_h"
 add("gpt-neox", "GPTNeoXForCausalLM", NEOX, {}, NEOX_MLP,
     without=({"use_parallel_residual": False}, {"rotary_pct": 1.0}))
-add("gpt-neox-sequential", "GPTNeoXForCausalLM", NEOX, {"use_parallel_residual": False, **SMALL}, NEOX_MLP, keys="saved",
-    without=({"use_parallel_residual": True},))
+add("gpt-neox-sequential", "GPTNeoXForCausalLM", NEOX, {"use_parallel_residual": False, **SMALL}, NEOX_MLP,
+    keys="saved", without=({"use_parallel_residual": True},))
 add("gptj", "GPTJForCausalLM", GPT2,
     {"model_type": "gptj", "n_ctx": ..., "rotary_dim": 6, "n_inner": 53, "rotary": True,
      "tie_word_embeddings": False}, "transformer.h.1.mlp.fc_out", keys="saved", without=({"rotary_dim": 12},))
@@ -204,13 +206,14 @@ FALCON = {"model_type": "falcon", "vocab_size": 97, "hidden_size": 36, "num_hidd
           "num_attention_heads": 3, "alibi": False, "bias": False, "multi_query": True,
           "new_decoder_architecture": False, "parallel_attn": True, "layer_norm_epsilon": 1e-5,
           "hidden_dropout": 0.0, "attention_dropout": 0.0, "bos_token_id": 11, "eos_token_id": 11}
-add("falcon-7b", "FalconForCausalLM", FALCON, {}, BLOOM_MLP)
+add("falcon-7b", "FalconForCausalLM", FALCON, SMALL, BLOOM_MLP)
 add("falcon-40b", "FalconForCausalLM", FALCON,
     {"new_decoder_architecture": True, "num_kv_heads": 3, "num_attention_heads": 6, "ffn_hidden_size": 53}, BLOOM_MLP,
     keys="saved")
 add("falcon-11b", "FalconForCausalLM", FALCON,
     {"new_decoder_architecture": True, "num_kv_heads": 1, "num_ln_in_parallel_attn": 1, "ff_factor": 4,
-     "ffn_hidden_size": 53, "rope_theta": 500042.0, **SMALL, "tie_word_embeddings": False, "activation": "gelu"}, BLOOM_MLP)
+     "ffn_hidden_size": 53, "rope_theta": 500042.0, **SMALL, "tie_word_embeddings": False, "activation": "gelu"},
+    BLOOM_MLP)
 add("falcon-alibi", "FalconForCausalLM", FALCON,
     {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False, "ffn_hidden_size": 53}, BLOOM_MLP,
     keys="saved", without=({"alibi": False},))
@@ -220,7 +223,7 @@ STABLELM = {**LLAMA, "model_type": "stablelm", "rms_norm_eps": ..., "attention_b
             "use_parallel_residual": False, "hidden_size": 48, "rope_scaling": ...}
 add("stablelm", "StableLmForCausalLM", STABLELM, {"use_qkv_bias": True}, without=({"partial_rotary_factor": 1.0},))
 add("stablelm-qk", "StableLmForCausalLM", STABLELM,
-    {"qk_layernorm": True, "use_parallel_residual": True, "num_attention_heads": 4, "num_key_value_heads": 2,
+    {"qk_layernorm": True, "use_parallel_residual": True, **SMALL_MQA,
      "partial_rotary_factor": 0.5, "attention_dropout": 0.0}, keys="saved",
     without=({"qk_layernorm": False}, {"use_parallel_residual": False}))
 
@@ -229,17 +232,17 @@ INTERNLM2 = {**LLAMA, **NARROW_GQA, "model_type": "internlm2", "attention_bias":
              "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config",
                           "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"}}
 INTERNLM2_MLP = "model.layers.1.feed_forward.w2"
-add("internlm2", "InternLM2ForCausalLM", INTERNLM2, {}, INTERNLM2_MLP, oracle=OWN)
-add("internlm2-dynamic", "InternLM2ForCausalLM", INTERNLM2, {"bias": True, "max_position_embeddings": 11, **SMALL_GQA},
+add("internlm2", "InternLM2ForCausalLM", INTERNLM2, SMALL_GQA, INTERNLM2_MLP, oracle=OWN)
+add("internlm2-dynamic", "InternLM2ForCausalLM", INTERNLM2, {"bias": True, "max_position_embeddings": 11, **SMALL_GQA, "rope_scaling": {"type": "dynamic", "factor": 6.0}},
     INTERNLM2_MLP, oracle=OWN, without=({"rope_scaling": None},))
 
 YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1,
         "mscale": 0.707, "mscale_all_dim": 0.5}
 DEEPSEEK = {**MOE, "model_type": "deepseek_v2", "num_key_value_heads": 3, "kv_lora_rank": 18, "q_lora_rank": None,
-            "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10, "n_routed_experts": 6, "n_shared_experts": 2,
-            "moe_intermediate_size": 11, "first_k_dense_replace": 1, "moe_layer_freq": 1, "rope_theta": 10.0,
-            "routed_scaling_factor": 1.0, "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": False, "n_group": 1,
-            "topk_group": 1, "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1, "pretraining_tp": 1,
+            "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10, "n_routed_experts": 6,
+            "n_shared_experts": 2, "moe_intermediate_size": 11, "first_k_dense_replace": 1, "moe_layer_freq": 1, "rope_theta": 10.0,
+            "routed_scaling_factor": 1.0, "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": False,
+            "n_group": 1, "topk_group": 1, "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1, "pretraining_tp": 1,
             "rope_scaling": YARN, "attention_dropout": 0.0}
 DEEPSEEK_MLP = "model.layers.0.mlp.down_proj"
 add("deepseek-v2-lite", "DeepseekV2ForCausalLM", DEEPSEEK, {"n_routed_experts": 5}, DEEPSEEK_MLP,
