@@ -53,8 +53,8 @@ add("llama31", "LlamaForCausalLM", LLAMA,
     {**GQA, "rope_theta": 500.0, "rope_scaling": {  # wavelengths of all three kinds: kept, blended, stretched
         "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 32, "rope_type": "llama3"}}, without=({"rope_scaling": None},))
-add("llama-linear", "LlamaForCausalLM", LLAMA, {**SMALL_MHA, "rope_scaling": {"type": "linear", "factor": 2.5}}, keys="saved",
-    without=({"rope_scaling": None},))
+add("llama-linear", "LlamaForCausalLM", LLAMA, {**SMALL_MHA, "rope_scaling": {"type": "linear", "factor": 2.5}},
+    keys="saved", without=({"rope_scaling": None},))
 add("llama-dynamic", "LlamaForCausalLM", LLAMA,
     {**SMALL_MHA, "rope_scaling": {"type": "dynamic", "factor": 3.0}, "max_position_embeddings": 11},
     without=({"rope_scaling": None},))
@@ -150,8 +150,9 @@ GEMMA3 = {**GEMMA, "model_type": "gemma3_text", "num_hidden_layers": 3, "num_key
 add("gemma3", "Gemma3ForCausalLM", GEMMA3, {"hidden_size": 24, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
     without=({"sliding_window": 64}, {"rope_scaling": None}, {"rope_local_base_freq": 1000000},
              {"sliding_window_pattern": 2}, {"query_pre_attn_scalar": 12}))
-add("gemma3-saved", "Gemma3ForCausalLM", GEMMA3, {"sliding_window_pattern": 2, "hidden_size": 24, "num_hidden_layers": 2}, keys="saved",
-    without=({"sliding_window": 64}, {"rope_local_base_freq": 1000000}))
+add("gemma3-saved", "Gemma3ForCausalLM", GEMMA3,
+    {"sliding_window_pattern": 2, "hidden_size": 24, "num_hidden_layers": 2},
+    keys="saved", without=({"sliding_window": 64}, {"rope_local_base_freq": 1000000}))
 
 add("phi2", "PhiForCausalLM", LLAMA,
     {"model_type": "phi", "rms_norm_eps": ..., "attention_bias": ..., "layer_norm_eps": 1e-5, "hidden_act": "gelu_new",
@@ -170,8 +171,8 @@ add("phi3-longrope-long", "Phi3ForCausalLM", PHI3,
     without=({"rope_scaling": None}, {"original_max_position_embeddings": 32}))
 add("phi4-mini", "Phi3ForCausalLM", PHI3,
     {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "partial_rotary_factor": 0.75,
-     "tie_word_embeddings": True, "rope_scaling": LONGROPE, "original_max_position_embeddings": 16, "sliding_window": 64},
-    keys="saved", without=({"rope_scaling": None},))
+     "tie_word_embeddings": True, "rope_scaling": LONGROPE, "original_max_position_embeddings": 16,
+     "sliding_window": 64}, keys="saved", without=({"rope_scaling": None},))
 
 NEOX = {"model_type": "gpt_neox", "vocab_size": 97, "hidden_size": 36, "intermediate_size": 53,
         "num_hidden_layers": 2, "num_attention_heads": 3, "hidden_act": "gelu", "rotary_pct": 0.5,
@@ -233,16 +234,17 @@ INTERNLM2 = {**LLAMA, **NARROW_GQA, "model_type": "internlm2", "attention_bias":
                           "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"}}
 INTERNLM2_MLP = "model.layers.1.feed_forward.w2"
 add("internlm2", "InternLM2ForCausalLM", INTERNLM2, SMALL_GQA, INTERNLM2_MLP, oracle=OWN)
-add("internlm2-dynamic", "InternLM2ForCausalLM", INTERNLM2, {"bias": True, "max_position_embeddings": 11, **SMALL_GQA, "rope_scaling": {"type": "dynamic", "factor": 6.0}},
+add("internlm2-dynamic", "InternLM2ForCausalLM", INTERNLM2,
+    {"bias": True, "max_position_embeddings": 11, **SMALL_GQA, "rope_scaling": {"type": "dynamic", "factor": 6.0}},
     INTERNLM2_MLP, oracle=OWN, without=({"rope_scaling": None},))
 
 YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1,
         "mscale": 0.707, "mscale_all_dim": 0.5}
 DEEPSEEK = {**MOE, "model_type": "deepseek_v2", "num_key_value_heads": 3, "kv_lora_rank": 18, "q_lora_rank": None,
             "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10, "n_routed_experts": 6,
-            "n_shared_experts": 2, "moe_intermediate_size": 11, "first_k_dense_replace": 1, "moe_layer_freq": 1, "rope_theta": 10.0,
-            "routed_scaling_factor": 1.0, "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": False,
-            "n_group": 1, "topk_group": 1, "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1, "pretraining_tp": 1,
+            "n_shared_experts": 2, "moe_intermediate_size": 11, "first_k_dense_replace": 1, "moe_layer_freq": 1,
+            "rope_theta": 10.0, "routed_scaling_factor": 1.0, "topk_method": "greedy", "scoring_func": "softmax",
+            "norm_topk_prob": False, "n_group": 1, "topk_group": 1, "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1, "pretraining_tp": 1,
             "rope_scaling": YARN, "attention_dropout": 0.0}
 DEEPSEEK_MLP = "model.layers.0.mlp.down_proj"
 add("deepseek-v2-lite", "DeepseekV2ForCausalLM", DEEPSEEK, {"n_routed_experts": 5}, DEEPSEEK_MLP,
