@@ -244,8 +244,8 @@ DEEPSEEK = {**MOE, "model_type": "deepseek_v2", "num_key_value_heads": 3, "kv_lo
             "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10, "n_routed_experts": 6,
             "n_shared_experts": 2, "moe_intermediate_size": 11, "first_k_dense_replace": 1, "moe_layer_freq": 1,
             "rope_theta": 10.0, "routed_scaling_factor": 1.0, "topk_method": "greedy", "scoring_func": "softmax",
-            "norm_topk_prob": False, "n_group": 1, "topk_group": 1, "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1, "pretraining_tp": 1,
-            "rope_scaling": YARN, "attention_dropout": 0.0}
+            "norm_topk_prob": False, "n_group": 1, "topk_group": 1, "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1,
+            "pretraining_tp": 1, "rope_scaling": YARN, "attention_dropout": 0.0}
 DEEPSEEK_MLP = "model.layers.0.mlp.down_proj"
 add("deepseek-v2-lite", "DeepseekV2ForCausalLM", DEEPSEEK, {"n_routed_experts": 5}, DEEPSEEK_MLP,
     without=({"rope_scaling": None}, {"rope_scaling": {**YARN, "mscale": 1.0}},
