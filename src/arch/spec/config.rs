@@ -161,6 +161,12 @@ impl<'a> Config<'a> {
         self.object.get(key).is_some_and(|value| !value.is_null())
     }
 
+    /// Whether a key is there and null: "none", where an absent key means the published default.
+    pub fn is_null(&mut self, key: &str) -> bool {
+        self.known.insert(key.to_owned());
+        self.object.get(key).is_some_and(Value::is_null)
+    }
+
     /// Names keys that do not change the forward pass of this model type.
     pub fn harmless(&mut self, keys: &[&str]) {
         self.known.extend(keys.iter().map(|&key| key.to_owned()));
@@ -239,6 +245,35 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// As [`Self::size`], under the first of several names that is there: implementations renamed keys.
+    ///
+    /// # Errors
+    /// When none is there, one is no such number, or two disagree.
+    pub fn size_of(&mut self, names: &[&str]) -> Result<usize, SpecError> {
+        match self.optional_size_of(names)? {
+            Some(size) => Ok(size),
+            None => Err(self.missing(&names.join(" or "))),
+        }
+    }
+
+    /// As [`Self::size_of`] where one of the keys is there.
+    ///
+    /// # Errors
+    /// When one is no such number, or two disagree.
+    pub fn optional_size_of(&mut self, names: &[&str]) -> Result<Option<usize>, SpecError> {
+        let mut found: Option<usize> = None;
+        for name in names {
+            let size = self.optional_size(name)?;
+            if let (Some(first), Some(size)) = (found, size)
+                && first != size
+            {
+                return Err(self.wrong(name, format!("{first}, as {} says", names.join(" or "))));
+            }
+            found = found.or(size);
+        }
+        Ok(found)
+    }
+
     /// As [`Self::size`] where the key is there.
     ///
     /// # Errors
@@ -306,6 +341,39 @@ impl<'a> Config<'a> {
                     .collect()
             })
             .ok_or_else(|| self.wrong(key, "a list of finite numbers"))
+    }
+
+    /// A list of strings, where the key is there.
+    ///
+    /// # Errors
+    /// When it is no such list.
+    pub fn optional_texts(&mut self, key: &str) -> Result<Option<Vec<&'a str>>, SpecError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(value) => value
+                .as_array()
+                .and_then(|list| list.iter().map(Value::as_str).collect())
+                .map(Some)
+                .ok_or_else(|| self.wrong(key, "a list of strings")),
+        }
+    }
+
+    /// A list of whole numbers from 0 on; absent is as good as empty.
+    ///
+    /// # Errors
+    /// When it is no such list.
+    pub fn indices(&mut self, key: &str) -> Result<Vec<usize>, SpecError> {
+        match self.value(key) {
+            None => Ok(Vec::new()),
+            Some(value) => value
+                .as_array()
+                .and_then(|list| {
+                    list.iter()
+                        .map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok()))
+                        .collect()
+                })
+                .ok_or_else(|| self.wrong(key, "a list of whole numbers")),
+        }
     }
 
     /// A truth value, or the published default.
@@ -406,6 +474,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_two_names_may_not_hold_two_values() {
+        let value = json!({"n_head": 4, "num_attention_heads": 8, "n_layer": 2, "window": null});
+        let mut config = Config::new(&value).unwrap();
+        assert!(config.size_of(&["num_attention_heads", "n_head"]).is_err());
+        assert_eq!(config.size_of(&["num_hidden_layers", "n_layer"]), Ok(2));
+        assert!(config.size_of(&["hidden_size", "n_embd"]).is_err());
+        assert!(config.is_null("window") && !config.is_null("n_layer"));
+    }
+
+    #[test]
     fn values_of_another_kind_are_refused() {
         let value = json!({"n": -1, "x": "1", "f": 1, "s": {"odd": 1}, "l": [1, "2"]});
         let mut config = Config::new(&value).unwrap();
@@ -413,6 +491,8 @@ mod tests {
         assert!(config.number("x").is_err());
         assert!(config.flag_or("f", true).is_err());
         assert!(config.numbers("l").is_err());
+        assert!(config.optional_texts("l").is_err());
+        assert!(config.indices("l").is_err());
         assert!(
             config
                 .text("gone")

@@ -218,9 +218,35 @@ impl RopeSpec {
 /// Where a config states its rotary positions: `rope_parameters` (since transformers 5), or `rope_theta`
 /// and `rope_scaling` beside each other.
 struct Stated {
-    theta: f64,
+    theta: Option<f64>,
     partial: Option<f64>,
     scaling: RopeScaling,
+}
+
+/// How a line of models states its rotary positions, and what it supplies where a config does not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RopeKeys {
+    /// Which dimensions turn together.
+    pub style: RopeStyle,
+    /// Key of theta beside `rope_scaling`.
+    pub theta_key: &'static str,
+    /// Theta where no key states it.
+    pub theta: f64,
+    /// Key of the part of a head that turns.
+    pub partial_key: &'static str,
+    /// That part where no key states it; 1 is not worth a word.
+    pub partial: f64,
+}
+
+impl RopeKeys {
+    /// Llama's: halves of whole heads, `rope_theta`.
+    pub const LLAMA: Self = Self {
+        style: RopeStyle::Halves,
+        theta_key: "rope_theta",
+        theta: 10000.0,
+        partial_key: "partial_rotary_factor",
+        partial: 1.0,
+    };
 }
 
 impl RopeSpec {
@@ -236,50 +262,94 @@ impl RopeSpec {
         theta: f64,
         max_positions: usize,
     ) -> Result<Self, SpecError> {
+        let keys = RopeKeys {
+            style,
+            theta,
+            ..RopeKeys::LLAMA
+        };
+        Self::read_with(config, head_dim, keys, max_positions)
+    }
+
+    /// As [`Self::read`], for a line of models with keys and defaults of its own.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn read_with(
+        config: &mut Config,
+        head_dim: usize,
+        keys: RopeKeys,
+        max_positions: usize,
+    ) -> Result<Self, SpecError> {
         let trained = config.optional_size("original_max_position_embeddings")?;
-        let top_theta = config.optional_number("rope_theta")?;
-        let top_partial = config.optional_number("partial_rotary_factor")?;
-        let parameters = config.has("rope_parameters");
-        let scaling = config.has("rope_scaling");
-        let stated = if parameters {
+        let top_theta = config.optional_number(keys.theta_key)?;
+        let top_partial = config.optional_number(keys.partial_key)?;
+        let section = if config.has("rope_parameters") {
             config.harmless(&["rope_scaling"]);
-            Some(config.section("rope_parameters", |section| {
-                read_scaling(section, top_theta, max_positions, trained)
-            })?)
-        } else if scaling {
-            Some(config.section("rope_scaling", |section| {
-                read_scaling(section, top_theta, max_positions, trained)
-            })?)
+            Some("rope_parameters")
         } else {
-            None
+            Some("rope_scaling").filter(|key| config.has(key))
         };
-        let (found, partial, scaling) = match stated {
-            Some(stated) => (
-                Some(stated.theta).filter(|t| !t.is_nan()),
-                stated.partial,
-                stated.scaling,
-            ),
-            None => (top_theta, None, RopeScaling::None),
+        let stated = match section {
+            Some(key) => config.section(key, |section| {
+                read_scaling(section, top_theta, max_positions, trained)
+            })?,
+            None => Stated {
+                theta: top_theta,
+                partial: None,
+                scaling: RopeScaling::None,
+            },
         };
-        let theta = match found {
-            Some(found) => found,
-            None => {
-                config.assume("rope_theta", theta);
-                theta
-            }
+        config.harmless(&["rope_scaling", "rope_parameters"]);
+        let stated = Stated {
+            partial: stated.partial.or(top_partial),
+            ..stated
         };
+        stated.spec(config, head_dim, keys)
+    }
+
+    /// Reads a section of its own kind of layer (Gemma 3: `rope_parameters.full_attention`).
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn read_section(
+        section: &mut Config,
+        head_dim: usize,
+        keys: RopeKeys,
+        max_positions: usize,
+    ) -> Result<Self, SpecError> {
+        read_scaling(section, None, max_positions, None)?.spec(section, head_dim, keys)
+    }
+}
+
+impl Stated {
+    /// Fills in what is not stated and checks what is.
+    fn spec(
+        self,
+        config: &mut Config,
+        head_dim: usize,
+        keys: RopeKeys,
+    ) -> Result<RopeSpec, SpecError> {
+        let theta = self.theta.unwrap_or_else(|| {
+            config.assume(keys.theta_key, keys.theta);
+            keys.theta
+        });
         if !(theta > 1.0) {
-            return Err(config.wrong("rope_theta", "a number above 1"));
+            return Err(config.wrong(keys.theta_key, "a number above 1"));
         }
-        let partial = partial.or(top_partial).unwrap_or(1.0);
+        let partial = self.partial.unwrap_or_else(|| {
+            if keys.partial != 1.0 {
+                config.assume(keys.partial_key, keys.partial);
+            }
+            keys.partial
+        });
         let rotated_dim = (head_dim as f64 * partial) as usize;
         if rotated_dim == 0 || rotated_dim > head_dim || !rotated_dim.is_multiple_of(2) {
             return Err(config.wrong(
-                "partial_rotary_factor",
+                keys.partial_key,
                 format!("an even number of the {head_dim} dimensions of a head"),
             ));
         }
-        if let RopeScaling::Long { short, long, .. } = &scaling
+        if let RopeScaling::Long { short, long, .. } = &self.scaling
             && (short.len() != rotated_dim / 2 || long.len() != rotated_dim / 2)
         {
             return Err(config.wrong(
@@ -287,18 +357,17 @@ impl RopeSpec {
                 format!("lists of {} factors", rotated_dim / 2),
             ));
         }
-        Ok(Self {
-            style,
+        Ok(RopeSpec {
+            style: keys.style,
             rotated_dim,
             offset: 0,
             theta,
-            scaling,
+            scaling: self.scaling,
         })
     }
 }
 
-/// Reads a section `rope_scaling` or `rope_parameters`. A theta that neither it nor the config states
-/// is NaN, for the caller to fill in.
+/// Reads a section `rope_scaling` or `rope_parameters`.
 fn read_scaling(
     section: &mut Config,
     top_theta: Option<f64>,
@@ -394,7 +463,7 @@ fn read_scaling(
         }
     };
     Ok(Stated {
-        theta: theta.unwrap_or(f64::NAN),
+        theta,
         partial,
         scaling,
     })
