@@ -93,7 +93,7 @@ fn member(index: usize, name: &str) -> Option<(String, Member)> {
             let mut stems = Vec::new();
             for piece in stem.split('.') {
                 match piece.parse::<u32>() {
-                    Ok(number) if expert.is_none() && precedes_expert(stems.last()) => {
+                    Ok(number) if expert.is_none() && precedes_expert(&stems) => {
                         expert = Some(number);
                         stems.push("{}");
                     }
@@ -117,9 +117,14 @@ fn member(index: usize, name: &str) -> Option<(String, Member)> {
     None
 }
 
-/// Whether a number after this segment counts experts: `experts.3`, and `ffn_up.3` in old GGUF files.
-fn precedes_expert(segment: Option<&&str>) -> bool {
-    segment.is_some_and(|s| ["experts", "ffn_gate", "ffn_up", "ffn_down"].contains(s))
+/// Whether a number after these segments counts experts: `experts.3`, and `ffn_up.3` in old GGUF files;
+/// or heads, where each has a norm of its own: `q_layernorm.norms.3`.
+fn precedes_expert(segments: &[&str]) -> bool {
+    match segments {
+        [.., "q_layernorm" | "k_layernorm", "norms"] => true,
+        [.., last] => ["experts", "ffn_gate", "ffn_up", "ffn_down"].contains(last),
+        [] => false,
+    }
 }
 
 fn has_segment(name: &str, of: &[&str]) -> bool {
@@ -195,17 +200,41 @@ fn apply_rule(
         other => other,
     };
     match rule {
-        Rule::Experts(kind) => {
-            if tensor.shape().len() != 3 || member.part == Part::Bias {
+        Rule::Experts(_) | Rule::ExpertsGateUp => {
+            let &[n_experts, n_rows, _] = tensor.shape() else {
+                return Ok(());
+            };
+            let halved = rule != Rule::ExpertsGateUp || n_rows.is_multiple_of(2);
+            if member.part == Part::Bias || heads.transposed_experts || !halved {
                 return Ok(());
             }
-            for expert in 0..tensor.shape()[0].min(MAX_EXPERTS) {
+            for expert in 0..n_experts.min(MAX_EXPERTS) {
                 let slice = Matrix::slice_of_stack(tensor.clone(), expert)?;
-                roles.insert(role(kind).of_expert(Some(expert as u32)), slice);
+                let of_expert = |kind| role(kind).of_expert(Some(expert as u32));
+                if let Rule::Experts(kind) = rule {
+                    roles.insert(of_expert(kind), slice);
+                } else {
+                    let half = n_rows / 2;
+                    let gate = slice.clone().row_range(0..half)?;
+                    roles.insert(of_expert(RoleKind::Gate), gate);
+                    roles.insert(of_expert(RoleKind::Up), slice.row_range(half..n_rows)?);
+                }
             }
         }
+        // No bias of anything, though GGUF calls it one.
+        Rule::One(RoleKind::RouterBias) if tensor.shape().len() == 1 => {
+            let role = Role {
+                part: Part::Weight,
+                ..role(RoleKind::RouterBias)
+            };
+            roles.insert(role, matrix);
+        }
+        // GGUF drops the dimension of length 1.
+        Rule::One(RoleKind::SharedRouter) if tensor.shape().len() == 1 => {
+            roles.insert(role(RoleKind::SharedRouter), matrix.transposed());
+        }
         Rule::One(kind) => {
-            let expected_dims = if kind.is_norm() || member.part == Part::Bias {
+            let expected_dims = if kind.is_vector() || member.part == Part::Bias {
                 1
             } else {
                 2
