@@ -28,8 +28,12 @@ mod opt;
 mod phi;
 mod phi3;
 mod qwen;
+mod rules;
 mod sandwich;
 mod vision;
+
+#[cfg(test)]
+mod names_tests;
 
 pub use component::{Component, ComponentKind, Norm, RoleBasis};
 pub use model::Model;

@@ -3,7 +3,8 @@
 use super::config::{Config, SpecError};
 use super::layer::Alibi;
 use super::llama::{Shape, activation, pre_norm_layer};
-use super::rope::{RopeKeys, RopeSpec};
+use super::rope::RopeSpec;
+use super::rope_config::RopeKeys;
 use super::{DenseSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, SpecReader, Wiring};
 
 /// Model types read here.

@@ -1,7 +1,8 @@
 //! Multi-head latent attention as configs state it: DeepSeek-V2 and V3, MiniCPM3.
 
 use super::config::{Config, SpecError};
-use super::rope::{RopeKeys, RopeSpec, RopeStyle, yarn_mscale};
+use super::rope::{RopeSpec, RopeStyle, yarn_mscale};
+use super::rope_config::RopeKeys;
 use super::{AttentionSpec, NormSpec, Projections};
 use serde_json::Value;
 

@@ -10,10 +10,12 @@ pub mod rope;
 
 mod bloom;
 mod deepseek;
+mod error;
 mod falcon;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
+mod harmless;
 mod internlm2;
 mod llama;
 mod minicpm;
@@ -24,6 +26,7 @@ mod opt;
 mod phi;
 mod qwen;
 mod qwen2;
+mod rope_config;
 mod stablelm;
 mod windows;
 

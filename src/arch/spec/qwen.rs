@@ -2,7 +2,8 @@
 
 use super::config::{Config, SpecError};
 use super::llama::{Shape, gated, pre_norm_layer, rms};
-use super::rope::{RopeKeys, RopeSpec};
+use super::rope::RopeSpec;
+use super::rope_config::RopeKeys;
 use super::{Activation, MlpSpec, ModelSpec, SpecReader};
 
 /// Model types read here.

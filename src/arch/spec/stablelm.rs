@@ -2,7 +2,8 @@
 
 use super::config::{Config, SpecError};
 use super::llama::{Shape, activation, gated, pre_norm_layer};
-use super::rope::{RopeKeys, RopeSpec};
+use super::rope::RopeSpec;
+use super::rope_config::RopeKeys;
 use super::{LayerSpec, MlpSpec, ModelSpec, NormSpec, QkNorm, QkNormScope, SpecReader, Wiring};
 
 /// Model types read here.
