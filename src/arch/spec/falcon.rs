@@ -73,15 +73,19 @@ fn model(config: &mut Config, new: bool) -> Result<ModelSpec, SpecError> {
         max_positions: config.size_or("max_position_embeddings", 2048)?,
     };
     let norm = NormSpec::layer(config.number_or("layer_norm_epsilon", 1e-5)? as f32);
-    let rope = RopeSpec::read_with(config, shape.head_dim, RopeKeys::LLAMA, shape.max_positions)?;
-    let mut attention = shape.attention(rope);
+    let mut attention = shape.attention(RopeSpec::plain(2, 10000.0));
     if config.flag_or("alibi", false)? {
+        config.harmless(&["rope_parameters", "rope_scaling", "rope_theta"]);
         attention.rope = None;
         attention.alibi = Some(Alibi {
             // Slopes are added before the scores are scaled.
             scale: attention.scale,
             bfloat16: true,
         });
+    } else {
+        let (dim, max) = (shape.head_dim, shape.max_positions);
+        let rope = RopeSpec::read_with(config, dim, RopeKeys::LLAMA, max)?;
+        attention.rope = Some(rope);
     }
     let bias = config.flag_or("bias", false)?;
     attention.qkv_bias = bias;

@@ -203,8 +203,27 @@ fn gemma3_ropes(config: &mut Config, shape: &Shape) -> Result<(RopeSpec, RopeSpe
     Ok((full, RopeSpec::plain(dim, theta)))
 }
 
+/// Sizes of Gemma 3. Published composites state of them only what differs from the config class.
+fn gemma3_shape(config: &mut Config) -> Result<Shape, SpecError> {
+    let n_heads = config.size_or("num_attention_heads", 8)?;
+    let n_kv_heads = config.size_or("num_key_value_heads", 4)?;
+    if !n_heads.is_multiple_of(n_kv_heads) {
+        let expected = format!("a divisor of {n_heads} heads");
+        return Err(config.wrong("num_key_value_heads", expected));
+    }
+    Ok(Shape {
+        vocab_size: config.size_or("vocab_size", 262_208)?,
+        hidden_size: config.size("hidden_size")?,
+        n_layers: config.size("num_hidden_layers")?,
+        n_heads,
+        n_kv_heads,
+        head_dim: config.size_or("head_dim", 256)?,
+        max_positions: config.size_or("max_position_embeddings", 131_072)?,
+    })
+}
+
 fn gemma3(config: &mut Config) -> Result<ModelSpec, SpecError> {
-    let shape = shape(config, 131_072)?;
+    let shape = gemma3_shape(config)?;
     let norm = norm(config)?;
     let (full, local) = gemma3_ropes(config, &shape)?;
     let mut attention = attention(config, &shape, full, None)?;

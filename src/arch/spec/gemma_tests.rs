@@ -117,6 +117,20 @@ fn every_sixth_layer_of_gemma3_sees_everything_at_scaled_positions() {
 }
 
 #[test]
+fn what_the_composite_of_gemma3_leaves_unsaid_is_assumed_and_said() {
+    let published = json!({
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+        "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024, "torch_dtype": "bfloat16"
+    });
+    let spec = read(&published);
+    assert_eq!(spec.layers, read(&gemma3_4b()).layers);
+    assert_eq!(spec.vocab_size, 262_208);
+    let said = spec.assumptions.join(" ");
+    assert!(said.contains("num_attention_heads: 8"), "{said}");
+}
+
+#[test]
 fn old_and_new_keys_of_gemma3_say_the_same() {
     let mut new = gemma3_4b();
     let object = new.as_object_mut().unwrap();
