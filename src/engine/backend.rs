@@ -190,8 +190,32 @@ pub struct AttentionShape {
     pub softcap: Option<f32>,
     /// A token sees itself and the `window − 1` tokens before it.
     pub window: Option<usize>,
-    /// Per query head, what is added to the score per position of the key, after scale and softcap.
-    pub slopes: Option<Vec<f32>>,
+    /// What is added to the scores by position of the key, after scale and softcap.
+    pub slopes: Option<Slopes>,
     /// Tokens see none that come later.
     pub causal: bool,
+}
+
+/// ALiBi: factor · (slope of the head · position of the key) is added to a score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slopes {
+    /// One per query head.
+    pub per_head: Vec<f32>,
+    /// Position and product are rounded to bfloat16 (Falcon).
+    pub bfloat16: bool,
+    /// The factor.
+    pub factor: f32,
+}
+
+impl Slopes {
+    /// What is added to the scores of a head for the key at a position.
+    pub fn added(&self, head: usize, position: usize) -> f32 {
+        let slope = self.per_head[head];
+        if self.bfloat16 {
+            let round = |x: f32| half::bf16::from_f32(x).to_f32();
+            round(slope * round(position as f32)) * self.factor
+        } else {
+            slope * position as f32 * self.factor
+        }
+    }
 }
