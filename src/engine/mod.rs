@@ -6,5 +6,6 @@
 pub mod backend;
 pub mod cpu;
 mod error;
+pub mod text;
 
 pub use error::EngineError;
