@@ -1,12 +1,13 @@
 """Makes the tiny tokenizers and chat templates of tests/data/text and what others make of them.
 
-Needs transformers 5, tokenizers, sentencepiece and gguf. Run from the root of the repository:
+Needs transformers 5, tokenizers, sentencepiece, gguf and regex. Run from the root of the repository:
 
     python tests/scripts/make_tokenizers.py
 
 Writes tests/data/text/<name>/ (one repository's tokenizer files each), tokens.json (ids by
 SentencePiece itself, or by transformers, for every text) and chats.json (prompts by
-transformers' apply_chat_template). Everything is made here: the corpus, the tokenizers, the templates.
+transformers' apply_chat_template) and, where the published vocabularies are at hand, vocabularies.json
+(ids by SentencePiece or by plain_bpe below). Everything else is made here: the corpus, the tokenizers, the templates.
 """
 
 import json
@@ -17,8 +18,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import regex
 import sentencepiece
 import transformers
+from gguf import GGUFReader
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -106,6 +109,15 @@ def write_json(path, value):
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def write_cases(path, found):
+    """One case a line."""
+    lines = []
+    for name, cases in found.items():
+        rows = ",\n".join("  " + json.dumps(case, ensure_ascii=False) for case in cases)
+        lines.append(f" {json.dumps(name)}: [\n{rows}\n ]")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
 def without_special(text):
     return not any(token in text for token in ("<s>", "</s>", "<unk>"))
 
@@ -122,8 +134,8 @@ def spm_cases(folder, processor):
         else:
             ids = generic(text, add_special_tokens=False)["input_ids"]
             by = "transformers"
-        plain = [i for i in ids if i not in (1, 2)]
-        cases.append({"text": text, "ids": ids, "by": by, "decoded": processor.decode(plain)})
+        decoded = generic.decode(ids, skip_special_tokens=True)
+        cases.append({"text": text, "ids": ids, "by": by, "decoded": decoded})
     return cases
 
 
@@ -184,6 +196,105 @@ def byte_level(name, files):
         write_json(folder / "config.json", {"model_type": "gpt2"})
         read = AutoTokenizer.from_pretrained(folder)
     return fast_cases(read)
+
+
+# How words are cut, by the name in the file; each pattern is applied to what those before left.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+WORDS = {
+    "gpt-2": [GPT2],
+    "mpt": [GPT2],
+    "starcoder": [r"\p{N}", GPT2],
+    "refact": [r"\p{N}", GPT2],
+    None: [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
+}
+
+
+def cut(parts, pattern):
+    for part in parts:
+        at = 0
+        for match in regex.finditer(pattern, part):
+            yield from (p for p in (part[at : match.start()], match.group()) if p)
+            at = match.end()
+        if part[at:]:
+            yield part[at:]
+
+
+def plain_bpe(text, vocab, ranks, patterns):
+    """Byte-level BPE as the paper has it: the best-ranked pair is joined until none is left."""
+    alphabet = bytes_to_unicode()
+    ids = []
+    parts = [text] if text else []
+    for pattern in patterns:
+        parts = list(cut(parts, pattern))
+    for part in parts:
+        symbols = [alphabet[b] for b in part.encode("utf-8")]
+        while len(symbols) > 1:
+            pairs = list(zip(symbols, symbols[1:]))
+            best = min(pairs, key=lambda pair: ranks.get(pair, 1 << 40))
+            if best not in ranks:
+                break
+            joined, i = [], 0
+            while i < len(symbols):
+                if i + 1 < len(symbols) and (symbols[i], symbols[i + 1]) == best:
+                    joined.append(symbols[i] + symbols[i + 1])
+                    i += 2
+                else:
+                    joined.append(symbols[i])
+                    i += 1
+            symbols = joined
+        ids += [vocab[symbol] for symbol in symbols]
+    return ids
+
+
+def bytes_to_unicode():
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for characters from 256 on."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in kept]
+    return {b: chr(b) for b in kept} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def vocabularies():
+    """Ids of the published GGUF vocabularies by SentencePiece and by plain_bpe. They are not in the
+    repository; where they are absent, what was written before stays."""
+    folder = Path(os.environ.get("MODELKIN_SHARED", "../shared")) / "data/vocabularies"
+    if not folder.is_dir():
+        print(f"skipped: no vocabularies at {folder}")
+        return
+    found = {}
+    for name in ["llama-spm", "phi-3", "gpt-2", "gpt-neox", "mpt", "starcoder", "refact"]:
+        fields = GGUFReader(folder / f"ggml-vocab-{name}.gguf").fields
+        value = lambda key: fields[key].contents() if key in fields else None
+        tokens = value("tokenizer.ggml.tokens")
+        if value("tokenizer.ggml.model") == "llama":
+            model = sentencepiece_model_pb2.ModelProto()
+            scores, types = value("tokenizer.ggml.scores"), value("tokenizer.ggml.token_type")
+            for index, (token, score, kind) in enumerate(zip(tokens, scores, types)):
+                # SentencePiece wants one unknown piece; Phi-3's file calls the first one control.
+                kind = 2 if index == 0 else 3 if kind == 2 else kind
+                model.pieces.add(piece=token, score=score, type=kind)
+            model.trainer_spec.model_type = 2
+            model.trainer_spec.byte_fallback = True
+            model.normalizer_spec.name = "identity"
+            model.normalizer_spec.remove_extra_whitespaces = False
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+            encode = processor.encode
+        else:
+            vocab = {token: index for index, token in enumerate(tokens)}
+            merges = [tuple(merge.split(" ")) for merge in value("tokenizer.ggml.merges")]
+            ranks = {merge: rank for rank, merge in enumerate(merges)}
+            patterns = WORDS[value("tokenizer.ggml.pre")]
+            types = value("tokenizer.ggml.token_type")
+            users = sorted((t for t, kind in zip(tokens, types) if kind == 4), key=len, reverse=True)
+            users = regex.compile("(" + "|".join(map(regex.escape, users)) + ")") if users else None
+            encode = lambda text: [
+                index
+                # User-defined tokens are found first, whatever surrounds them.
+                for odd, part in enumerate(users.split(text) if users else [text])
+                for index in ([vocab[part]] if odd % 2 else plain_bpe(part, vocab, ranks, patterns))
+            ]
+        texts = [text for text in TEXTS if without_special(text)]
+        found[name] = [{"text": text, "ids": encode(text)} for text in texts]
+    write_cases(OUT / "vocabularies.json", found)
 
 
 LLAMA3 = """{{- bos_token }}
@@ -478,7 +589,8 @@ def chats():
                 except Exception as error:  # whatever a template raises is its refusal
                     case["refused"] = str(error)
                 cases.append(case)
-    write_json(OUT / "chats.json", cases)
+    rows = ",\n".join(" " + json.dumps(case, ensure_ascii=False) for case in cases)
+    (OUT / "chats.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
 
 
 def main():
@@ -500,7 +612,8 @@ def main():
         found[name] = spm_cases(folder, processor)
     found["bytes-json"] = byte_level("bytes-json", "json")
     found["bytes-files"] = byte_level("bytes-files", "files")
-    write_json(OUT / "tokens.json", found)
+    write_cases(OUT / "tokens.json", found)
+    vocabularies()
     chats()
 
 

@@ -14,4 +14,5 @@ mod hub_protocol;
 mod published;
 mod pytorch;
 mod support;
+mod text;
 mod verdicts;

@@ -105,7 +105,13 @@ pub(super) fn take(
         special,
         chat_template: metadata.text("tokenizer.chat_template").map(str::to_owned),
     };
-    for name in ["tokens", "merges", "scores", "token_type", "precompiled_charsmap"] {
+    for name in [
+        "tokens",
+        "merges",
+        "scores",
+        "token_type",
+        "precompiled_charsmap",
+    ] {
         metadata.entries.remove(&key(name));
     }
     Some(found)

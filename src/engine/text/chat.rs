@@ -14,8 +14,9 @@ use crate::arch::Model;
 use crate::arch::artefact::Artefacts;
 use crate::engine::EngineError;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use std::collections::BTreeMap;
 
@@ -29,7 +30,7 @@ const MAX_RECURSION: usize = 200;
 const MAX_PROMPT_BYTES: usize = 64 << 20;
 
 /// One turn of a chat.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user`, `assistant`, or what else the template knows.
     pub role: String,
@@ -52,7 +53,7 @@ impl Message {
 }
 
 /// What is said in a turn.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Content {
     /// Text.
@@ -62,7 +63,7 @@ pub enum Content {
 }
 
 /// A part of a turn.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Part {
     /// Text.
@@ -159,12 +160,15 @@ impl ChatTemplate {
             variables.insert(key, Value::from(text));
         }
         for (key, value) in &options.variables {
-            variables.insert(key, Value::from_serialize(value));
+            variables.insert(key, Value::from(Serde(value)));
         }
-        variables.insert("messages", Value::from_serialize(messages));
-        variables.insert("tools", Value::from_serialize(&options.tools));
-        variables.insert("documents", Value::from_serialize(&options.documents));
-        variables.insert("add_generation_prompt", options.add_generation_prompt.into());
+        variables.insert("messages", Value::from(Serde(messages)));
+        variables.insert("tools", Value::from(Serde(&options.tools)));
+        variables.insert("documents", Value::from(Serde(&options.documents)));
+        variables.insert(
+            "add_generation_prompt",
+            options.add_generation_prompt.into(),
+        );
         let prompt = template.render(variables).map_err(|e| self.failed(&e))?;
         if prompt.len() > MAX_PROMPT_BYTES {
             let found = format!("a prompt of {} bytes", prompt.len());
@@ -176,7 +180,10 @@ impl ChatTemplate {
     fn compile(&self, env: &mut Environment<'static>, name: &str) -> Result<(), EngineError> {
         let Some(source) = self.templates.get(name) else {
             let names: Vec<&str> = self.templates.keys().map(String::as_str).collect();
-            let found = format!("expected a chat template {name}, found {}", names.join(", "));
+            let found = format!(
+                "expected a chat template {name}, found {}",
+                names.join(", ")
+            );
             return Err(wrong(&self.file, found));
         };
         env.add_template_owned(name.to_owned(), without_generation_tags(source))
@@ -203,7 +210,11 @@ fn find(artefacts: &Artefacts, settings: &Settings) -> Result<Found, EngineError
     let jinja = "chat_template.jinja";
     if let Some(text) = artefacts.text(jinja)? {
         found = Some((jinja.to_owned(), one(text)));
-    } else if let Some(value) = settings.config.get("chat_template").filter(|v| !v.is_null()) {
+    } else if let Some(value) = settings
+        .config
+        .get("chat_template")
+        .filter(|v| !v.is_null())
+    {
         found = Some((settings::CONFIG.to_owned(), named(settings::CONFIG, value)?));
     } else if let Some(file) = artefacts.json("chat_template.json")? {
         let name = "chat_template.json";
@@ -227,7 +238,12 @@ fn find(artefacts: &Artefacts, settings: &Settings) -> Result<Found, EngineError
 
 /// A template written as a string or as a list of `{name, template}`.
 fn named(file: &str, value: &serde_json::Value) -> Result<BTreeMap<String, String>, EngineError> {
-    let problem = || wrong(file, "chat_template: expected a string or a list of named strings");
+    let problem = || {
+        wrong(
+            file,
+            "chat_template: expected a string or a list of named strings",
+        )
+    };
     if let Some(text) = value.as_str() {
         return Ok(BTreeMap::from([("default".to_owned(), text.to_owned())]));
     }
@@ -254,9 +270,12 @@ fn environment(unix_seconds: Option<i64>) -> Environment<'static> {
     env.set_recursion_limit(MAX_RECURSION);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
+    env.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
     env.add_function("strftime_now", move |format: &str| {
         python::strftime(format, unix_seconds.unwrap_or_else(python::now))
     });
@@ -276,10 +295,16 @@ fn without_generation_tags(source: &str) -> String {
             break;
         };
         let (inside, after) = (&tag[2..end], &tag[end + 2..]);
-        let word = inside.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
+        let word = inside
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches(['-', '+']);
         match word.trim() {
             name @ ("generation" | "endgeneration") => {
-                let tag = if name == "generation" { "if true" } else { "endif" };
+                let tag = if name == "generation" {
+                    "if true"
+                } else {
+                    "endif"
+                };
                 made.push_str(&format!("{{%{}%}}", inside.replace(name, tag)));
                 rest = after;
             }

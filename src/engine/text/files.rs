@@ -22,7 +22,10 @@ pub(super) fn read(artefacts: &Artefacts, settings: &Settings) -> Result<Built, 
     let Some(merges) = artefacts.text(MERGES)? else {
         return Err(wrong(MERGES, format!("expected it beside {VOCAB}")));
     };
-    let merges = split_merges(MERGES, merges.lines().filter(|l| !l.starts_with("#version")))?;
+    let merges = split_merges(
+        MERGES,
+        merges.lines().filter(|l| !l.starts_with("#version")),
+    )?;
     let text = artefacts.text(VOCAB)?.unwrap_or_default();
     let vocab: std::collections::HashMap<String, u32> =
         serde_json::from_str(text).map_err(|e| wrong(VOCAB, e.to_string()))?;
@@ -69,7 +72,10 @@ pub(super) fn split_merges<'a>(
         .filter(|line| !line.is_empty())
         .map(|line| match line.split_once(' ') {
             Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
-            _ => Err(wrong(file, format!("expected a merge `left right`, found {line:?}"))),
+            _ => Err(wrong(
+                file,
+                format!("expected a merge `left right`, found {line:?}"),
+            )),
         })
         .collect()
 }
@@ -83,7 +89,10 @@ pub(super) fn byte_level(
     add_prefix_space: bool,
 ) -> Result<Tokenizer, EngineError> {
     let known = gguf_pre::find(words).ok_or_else(|| {
-        wrong(file, format!("expected a way to cut words that is known, found {words:?}"))
+        wrong(
+            file,
+            format!("expected a way to cut words that is known, found {words:?}"),
+        )
     })?;
     let bpe = guard::run(file, "vocabulary and merges", || {
         BPE::builder()
@@ -102,7 +111,10 @@ pub(super) fn byte_level(
     if add_prefix_space {
         // The space comes before words are cut, which only GPT-2's own cutter can do in this order.
         if words != "gpt-2" {
-            return Err(wrong(file, format!("add_prefix_space with words cut as {words}")));
+            return Err(wrong(
+                file,
+                format!("add_prefix_space with words cut as {words}"),
+            ));
         }
     } else {
         cutters.extend(known.patterns.iter().map(|pattern| {

@@ -48,14 +48,15 @@ pub(super) fn read(
             (inner, add_bos, false)
         }
         other => {
-            let expected = "expected a tokenizer of SentencePiece (llama, t5) or byte-level BPE (gpt2)";
+            let expected =
+                "expected a tokenizer of SentencePiece (llama, t5) or byte-level BPE (gpt2)";
             return Err(wrong(file, format!("{expected}, found {other:?}")));
         }
     };
     let added = embedded.added.iter();
-    let added = added.filter(|token| !token.text.is_empty()).map(|token| {
-        AddedToken::from(token.text.clone(), token.special).normalized(false)
-    });
+    let added = added
+        .filter(|token| !token.text.is_empty())
+        .map(|token| AddedToken::from(token.text.clone(), token.special).normalized(false));
     let added: Vec<AddedToken> = added.collect();
     guard::run(file, "its special tokens", || inner.add_tokens(added))?;
     let bos = embedded.add_bos.unwrap_or(add_bos);
@@ -179,7 +180,10 @@ mod tests {
             (merges, "out of vocabulary"),
         ] {
             let message = open(embedded).unwrap_err().to_string();
-            assert!(message.starts_with("m.gguf: ") && message.contains(told), "{message}");
+            assert!(
+                message.starts_with("m.gguf: ") && message.contains(told),
+                "{message}"
+            );
         }
     }
 }

@@ -18,8 +18,7 @@ pub(super) struct Words {
 }
 
 /// GPT-2's own expression.
-const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
@@ -38,7 +37,16 @@ const PLAIN: Words = Words {
 /// All ways that are known.
 const WORDS: &[Words] = &[
     Words {
-        names: &["gpt-2", "gpt2", "mpt", "olmo", "jais", "phi-2", "trillion", "granite-docling"],
+        names: &[
+            "gpt-2",
+            "gpt2",
+            "mpt",
+            "olmo",
+            "jais",
+            "phi-2",
+            "trillion",
+            "granite-docling",
+        ],
         patterns: &[GPT2],
         ..PLAIN
     },
@@ -72,7 +80,15 @@ const WORDS: &[Words] = &[
         ..PLAIN
     },
     Words {
-        names: &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"],
+        names: &[
+            "starcoder",
+            "refact",
+            "command-r",
+            "smollm",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
+        ],
         patterns: &[r"\p{N}", GPT2],
         ..PLAIN
     },
@@ -142,7 +158,10 @@ mod tests {
         let cutter = made.get_pre_tokenizer().unwrap();
         cutter.pre_tokenize(&mut cut).unwrap();
         let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        splits.into_iter().map(|(part, ..)| part.to_owned()).collect()
+        splits
+            .into_iter()
+            .map(|(part, ..)| part.to_owned())
+            .collect()
     }
 
     #[test]
@@ -172,6 +191,9 @@ mod tests {
         let vocab = [("a".to_owned(), 0)].into_iter().collect();
         let error = files::byte_level("m.gguf", vocab, Vec::new(), "made-up", false).unwrap_err();
         let message = error.to_string();
-        assert!(message.contains("made-up") && message.starts_with("m.gguf"), "{message}");
+        assert!(
+            message.contains("made-up") && message.starts_with("m.gguf"),
+            "{message}"
+        );
     }
 }

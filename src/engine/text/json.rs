@@ -123,10 +123,7 @@ pub(super) fn part<T: DeserializeOwned>(file: &str, written: Value) -> Result<T,
 }
 
 /// Adds what the small files state: added tokens with their flags, and special tokens that are in no list.
-pub(super) fn add_tokens(
-    inner: &mut Tokenizer,
-    settings: &Settings,
-) -> Result<(), EngineError> {
+pub(super) fn add_tokens(inner: &mut Tokenizer, settings: &Settings) -> Result<(), EngineError> {
     for added in &settings.added {
         let text = added.token.content.clone();
         let is_new = inner.token_to_id(&text).is_none();
@@ -244,7 +241,10 @@ mod tests {
         for encoded in ["/P///w==", "BAAAAP///wAA"] {
             let part = json!({"type": "Precompiled", "precompiled_charsmap": encoded});
             let error = read_text(&with("normalizer", &part)).unwrap_err();
-            assert!(error.to_string().contains("precompiled_charsmap"), "{error}");
+            assert!(
+                error.to_string().contains("precompiled_charsmap"),
+                "{error}"
+            );
         }
     }
 

@@ -54,10 +54,7 @@ impl Tokenizer {
     }
 
     /// The tokenizer among these files; `config` is the model's.
-    pub(crate) fn read(
-        artefacts: &Artefacts,
-        config: Option<&Value>,
-    ) -> Result<Self, EngineError> {
+    pub(crate) fn read(artefacts: &Artefacts, config: Option<&Value>) -> Result<Self, EngineError> {
         let settings = Settings::read(artefacts, config)?;
         let built = if artefacts.contents.contains_key(json::FILE) {
             json::read(artefacts, &settings)?

@@ -73,10 +73,7 @@ fn object(artefacts: &Artefacts, file: &str) -> Result<Map<String, Value>, Engin
 
 impl Settings {
     /// Reads whatever of the small files is there.
-    pub(super) fn read(
-        artefacts: &Artefacts,
-        config: Option<&Value>,
-    ) -> Result<Self, EngineError> {
+    pub(super) fn read(artefacts: &Artefacts, config: Option<&Value>) -> Result<Self, EngineError> {
         let mut read = Self {
             config: object(artefacts, CONFIG)?,
             model_type: config
@@ -210,13 +207,19 @@ mod tests {
     #[test]
     fn tokens_are_strings_or_objects_and_the_config_speaks_last() {
         let files = [
-            ("special_tokens_map.json", r#"{"bos_token": "a", "eos_token": {"content": "b"}}"#),
+            (
+                "special_tokens_map.json",
+                r#"{"bos_token": "a", "eos_token": {"content": "b"}}"#,
+            ),
             (CONFIG, r#"{"bos_token": "c", "add_bos_token": null}"#),
         ];
         let read = read(&files, None).unwrap();
         assert_eq!(read.special("bos_token"), Some("c"));
         assert_eq!(read.special("eos_token"), Some("b"));
-        assert_eq!((read.flag("add_bos_token"), read.flag("x")), (Some(false), None));
+        assert_eq!(
+            (read.flag("add_bos_token"), read.flag("x")),
+            (Some(false), None)
+        );
     }
 
     #[test]

@@ -5,11 +5,11 @@
 //! `LlamaTokenizer` differs from both in one point that is not followed here: since version 5 it takes the
 //! ranks of merges from the ids and swallows a leading space.
 
+use super::Built;
 use super::guard::{self, wrong};
 use super::json;
 use super::settings::Settings;
 use super::spm_file::{self, Algorithm, Kind, SpmModel};
-use super::Built;
 use crate::arch::artefact::Artefacts;
 use crate::engine::EngineError;
 use serde_json::json;
@@ -29,7 +29,14 @@ const MAX_USER_DEFINED: usize = 1 << 14;
 /// Classes that put the token that begins a sequence before a text unless the config says otherwise.
 const BEGIN_WITH_BOS: &[&str] = &["LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer"];
 /// Model types for which `transformers` picks such a class where the config names none.
-const LLAMA_LIKE: &[&str] = &["llama", "mistral", "mixtral", "gemma", "gemma2", "code_llama"];
+const LLAMA_LIKE: &[&str] = &[
+    "llama",
+    "mistral",
+    "mixtral",
+    "gemma",
+    "gemma2",
+    "code_llama",
+];
 /// Classes that end every text.
 const END_WITH_EOS: &[&str] = &["T5Tokenizer"];
 
@@ -119,7 +126,13 @@ pub(super) fn build(file: &str, model: &SpmModel, legacy: bool) -> Result<Tokeni
         Ok(())
     };
     if model.remove_extra_whitespaces {
-        replace(json!({"Regex": r"\A +| +\z"}), "")?;
+        // At the end SentencePiece looks after spaces have been escaped, so that a written ▁ goes as well.
+        let end = if model.escape_whitespaces {
+            "[ ▁]"
+        } else {
+            " "
+        };
+        replace(json!({"Regex": format!(r"\A +|{end}+\z")}), "")?;
         replace(json!({"Regex": " {2,}"}), " ")?;
     }
     if model.escape_whitespaces {
@@ -196,7 +209,10 @@ fn any_of(mut texts: Vec<&str>) -> String {
 fn bpe(file: &str, model: &SpmModel, has_user_defined: bool) -> Result<Tokenizer, EngineError> {
     let work: usize = model.pieces.iter().map(|p| p.text.len().pow(2)).sum();
     if work > MAX_WORK {
-        return Err(wrong(file, "pieces that are too long to derive merges from"));
+        return Err(wrong(
+            file,
+            "pieces that are too long to derive merges from",
+        ));
     }
     let normal: HashSet<&str> = texts(model, Kind::Normal).collect();
     let mut ranked = Vec::new();

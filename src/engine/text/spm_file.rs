@@ -253,7 +253,9 @@ impl SpmModel {
         let n = self.pieces.len();
         for id in [Some(self.unk_id), self.bos_id, self.eos_id] {
             if id.is_some_and(|id| id as usize >= n) {
-                return Err(format!("expected the id of one of {n} pieces, found {id:?}"));
+                return Err(format!(
+                    "expected the id of one of {n} pieces, found {id:?}"
+                ));
             }
         }
         Ok(())
@@ -299,13 +301,19 @@ pub(super) fn check_charsmap(map: &[u8]) -> Result<(), String> {
     let n_bytes = u32::from_le_bytes(*head) as usize;
     if n_bytes > rest.len() || n_bytes == 0 || !n_bytes.is_multiple_of(4) {
         let have = rest.len();
-        return Err(format!("it states a trie of {n_bytes} bytes where {have} are left"));
+        return Err(format!(
+            "it states a trie of {n_bytes} bytes where {have} are left"
+        ));
     }
     let (trie, texts) = rest.split_at(n_bytes);
     let texts = std::str::from_utf8(texts).map_err(|_| "its replacements are not UTF-8")?;
     let units: Vec<usize> = trie
         .chunks_exact(4)
-        .map(|unit| unit.iter().rev().fold(0, |n, &byte| n << 8 | usize::from(byte)))
+        .map(|unit| {
+            unit.iter()
+                .rev()
+                .fold(0, |n, &byte| n << 8 | usize::from(byte))
+        })
         .collect();
     // As in Darts-clone: the place of the children, relative to the unit's own.
     let offset = |unit: usize| (unit >> 10) << ((unit & (1 << 9)) >> 6);
@@ -317,12 +325,18 @@ pub(super) fn check_charsmap(map: &[u8]) -> Result<(), String> {
         }
         let base = place ^ offset(units[place]);
         if base | 0xff >= units.len() {
-            return Err(format!("unit {place} points beyond its {} units", units.len()));
+            return Err(format!(
+                "unit {place} points beyond its {} units",
+                units.len()
+            ));
         }
         if units[place] >> 8 & 1 == 1 {
             let value = units[base] & ((1 << 31) - 1);
             if !texts.is_char_boundary(value) {
-                return Err(format!("unit {base} stands for text {value} of {}", texts.len()));
+                return Err(format!(
+                    "unit {base} stands for text {value} of {}",
+                    texts.len()
+                ));
             }
         }
         // A unit is a child only if it carries the label by which it is reached.

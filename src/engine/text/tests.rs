@@ -10,7 +10,9 @@ fn artefacts(folder: &Path) -> Artefacts {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if !name.ends_with(".safetensors") {
-            artefacts.contents.insert(name, std::fs::read(&path).unwrap());
+            artefacts
+                .contents
+                .insert(name, std::fs::read(&path).unwrap());
         }
     }
     artefacts
@@ -45,5 +47,154 @@ fn stories260k_reads_and_writes_as_published() {
     let ids = tokenizer.encode(text, true).unwrap();
     assert_eq!(ids[..4], [1, 403, 407, 261]);
     assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
-    assert_eq!(tokenizer.decode(&ids, false).unwrap(), format!("<s> {text}"));
+    assert_eq!(
+        tokenizer.decode(&ids, false).unwrap(),
+        format!("<s> {text}")
+    );
+}
+
+fn made(name: &str) -> PathBuf {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/text");
+    data.join(name)
+}
+
+fn json_file(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn ids_of(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn ids_and_texts_are_those_of_sentencepiece_and_transformers() {
+    let expected = json_file(&made("tokens.json"));
+    let mut failures = Vec::new();
+    for (name, cases) in expected.as_object().unwrap() {
+        let tokenizer = open(&made(name));
+        for case in cases.as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let ids = ids_of(&case["ids"]);
+            let found = tokenizer.encode(text, false).unwrap();
+            if found != ids {
+                failures.push(format!(
+                    "{name} {text:?}: expected {ids:?}, found {found:?}"
+                ));
+            }
+            let decoded = tokenizer.decode(&ids, true).unwrap();
+            if Some(decoded.as_str()) != case["decoded"].as_str() {
+                let expected = &case["decoded"];
+                failures.push(format!(
+                    "{name} {ids:?}: expected {expected}, found {decoded:?}"
+                ));
+            }
+            if let Some(special) = case.get("special") {
+                let (found, special) = (tokenizer.encode(text, true).unwrap(), ids_of(special));
+                if found != special {
+                    failures.push(format!(
+                        "{name} {text:?}: expected {special:?}, found {found:?}"
+                    ));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_stream_gives_out_what_all_ids_at_once_decode_to() {
+    let expected = json_file(&made("tokens.json"));
+    for (name, cases) in expected.as_object().unwrap() {
+        let tokenizer = open(&made(name));
+        for case in cases.as_array().unwrap() {
+            let ids = ids_of(&case["ids"]);
+            // All of the text, and texts that are cut within characters.
+            for (n, skip_special) in (0..=ids.len()).flat_map(|n| [(n, true), (n, false)]) {
+                let mut stream = tokenizer.stream(skip_special);
+                let mut joined = String::new();
+                for &id in &ids[..n] {
+                    joined += &stream.push(id).unwrap();
+                }
+                joined += &stream.finish().unwrap();
+                let whole = tokenizer.decode(&ids[..n], skip_special).unwrap();
+                assert_eq!(joined, whole, "{name} {:?}", &ids[..n]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_of_whole_words_holds_nothing_back() {
+    let tokenizer = open(&made("bytes-json"));
+    let ids = tokenizer.encode("The ship sails at dawn.", false).unwrap();
+    let mut stream = tokenizer.stream(true);
+    for id in ids {
+        assert!(!stream.push(id).unwrap().is_empty());
+    }
+    assert_eq!(stream.finish().unwrap(), "");
+}
+
+#[test]
+fn what_is_put_around_a_text_follows_the_config_and_the_class() {
+    for (name, before, after) in [
+        ("spm-bpe", true, false),
+        ("spm-bpe-user", false, true),
+        ("spm-unigram", false, true),
+        ("spm-unigram-plain", true, false),
+    ] {
+        let tokenizer = open(&made(name));
+        let plain = tokenizer.encode("dawn", false).unwrap();
+        let around = tokenizer.encode("dawn", true).unwrap();
+        let bos = before.then_some(1);
+        let expected: Vec<u32> = bos
+            .into_iter()
+            .chain(plain)
+            .chain(after.then_some(2))
+            .collect();
+        assert_eq!(around, expected, "{name}");
+        assert_eq!(
+            (tokenizer.bos(), tokenizer.eos_ids()),
+            (Some(1), &[2][..]),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_model_file_is_an_error_or_a_tokenizer_and_never_a_panic() {
+    let folder = made("spm-unigram");
+    let whole = std::fs::read(folder.join(spm::FILE)).unwrap();
+    let mut n_refused = 0;
+    // A linear congruence is chance enough, and the same everywhere.
+    let mut state = 1u64;
+    for _ in 0..400 {
+        let mut bytes = whole.clone();
+        for _ in 0..3 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let at = (state >> 33) as usize % bytes.len();
+            bytes[at] = (state >> 24) as u8;
+        }
+        let mut files = artefacts(&folder);
+        files.contents.insert(spm::FILE.to_owned(), bytes);
+        match Tokenizer::read(&files, None) {
+            Ok(tokenizer) => {
+                if let Ok(ids) = tokenizer.encode("Hello \u{fb01} world 海 </s>", true) {
+                    let _ = tokenizer.decode(&ids, false);
+                }
+            }
+            Err(error) => {
+                assert!(error.to_string().starts_with(spm::FILE), "{error}");
+                n_refused += 1;
+            }
+        }
+    }
+    assert!(n_refused > 50, "{n_refused}");
+}
+
+#[test]
+fn a_model_without_a_tokenizer_is_told_what_was_looked_for() {
+    let error = Tokenizer::read(&Artefacts::default(), None).unwrap_err();
+    assert!(error.to_string().contains("tokenizer.json"), "{error}");
 }

@@ -71,7 +71,9 @@ impl Writer<'_, '_, '_> {
 
     fn value(&self, text: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
-            return Err(invalid(format!("tojson: more than {MAX_DEPTH} values in one another")));
+            return Err(invalid(format!(
+                "tojson: more than {MAX_DEPTH} values in one another"
+            )));
         }
         self.state.consume_fuel(1)?;
         match value.kind() {
@@ -200,15 +202,33 @@ fn float(number: f64) -> String {
 pub(super) fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |passed| i64::try_from(passed.as_secs()).unwrap_or(i64::MAX))
+        .map_or(0, |passed| {
+            i64::try_from(passed.as_secs()).unwrap_or(i64::MAX)
+        })
 }
 
 const DAYS: [&str; 7] = [
-    "Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
 ];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 
 /// `strftime` in UTC and English, for the directives that templates use.
@@ -226,7 +246,11 @@ pub(super) fn strftime(format: &str, unix_seconds: i64) -> Result<String, Error>
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     // March is the 60th day of a year, the 61st of a leap year.
@@ -308,9 +332,18 @@ mod tests {
         let format = "%d %b %Y|%A %-d %B|%j|%I:%M %p|%T|%%";
         for (seconds, written) in [
             (0, "01 Jan 1970|Thursday 1 January|001|12:00 AM|00:00:00|%"),
-            (951_782_400, "29 Feb 2000|Tuesday 29 February|060|12:00 AM|00:00:00|%"),
-            (1_735_689_599, "31 Dec 2024|Tuesday 31 December|366|11:59 PM|23:59:59|%"),
-            (-1, "31 Dec 1969|Wednesday 31 December|365|11:59 PM|23:59:59|%"),
+            (
+                951_782_400,
+                "29 Feb 2000|Tuesday 29 February|060|12:00 AM|00:00:00|%",
+            ),
+            (
+                1_735_689_599,
+                "31 Dec 2024|Tuesday 31 December|366|11:59 PM|23:59:59|%",
+            ),
+            (
+                -1,
+                "31 Dec 1969|Wednesday 31 December|365|11:59 PM|23:59:59|%",
+            ),
         ] {
             assert_eq!(strftime(format, seconds).unwrap(), written);
         }

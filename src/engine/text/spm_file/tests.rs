@@ -20,17 +20,18 @@ const PIECES: &[(&str, u8)] = &[("<unk>", 2), ("<s>", 3), ("</s>", 3), ("▁the"
 fn pieces_and_settings_are_read() {
     // Trainer: BPE, byte fallback, eos -1. Normalizer: no dummy prefix.
     let more = [
-        0x12, 16, 0x18, 2, 0x98, 2, 1, 0xd0, 2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0x12, 17, 0x18, 2, 0x98, 2, 1, 0xd0, 2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
         0xff, 1, 0x1a, 2, 0x18, 0,
     ];
-    let mut more = more.to_vec();
-    more[1] = 18;
     let model = read(&file(PIECES, &more)).unwrap();
     assert_eq!(model.algorithm, Algorithm::Bpe);
     assert_eq!((model.bos_id, model.eos_id), (Some(1), None));
     assert!(model.byte_fallback && !model.add_dummy_prefix && model.escape_whitespaces);
     assert_eq!(model.pieces[3].text, "▁the");
-    assert_eq!((model.pieces[0].score, model.pieces[0].kind), (-1.0, Kind::Unknown));
+    assert_eq!(
+        (model.pieces[0].score, model.pieces[0].kind),
+        (-1.0, Kind::Unknown)
+    );
 }
 
 #[test]
@@ -55,8 +56,16 @@ fn what_no_trainer_writes_is_refused_by_name() {
         (file(PIECES, &[0x12, 2, 0x18, 77]), "model type 77"),
         (file(PIECES, &[0x0b]), "wire type 3"),
         (vec![0x80; 11], "ten bytes"),
-        (vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "bytes where"),
-        (vec![0x0a, 7, 0x0a, 0, 0x15, 0, 0, 0xc0, 0x7f], "no finite score"),
+        (
+            vec![
+                0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
+            ],
+            "bytes where",
+        ),
+        (
+            vec![0x0a, 7, 0x0a, 0, 0x15, 0, 0, 0xc0, 0x7f],
+            "no finite score",
+        ),
         (Vec::new(), "found none"),
     ] {
         let message = read(&bytes).unwrap_err();
@@ -79,11 +88,23 @@ fn a_trie_is_walked_only_where_every_step_stays_inside() {
     units[256] = 1 << 31;
     assert_eq!(check_charsmap(&map(&units, b"b\0")), Ok(()));
     units[256] = 1 << 31 | 9;
-    assert!(check_charsmap(&map(&units, b"b\0")).unwrap_err().contains("text 9"));
+    assert!(
+        check_charsmap(&map(&units, b"b\0"))
+            .unwrap_err()
+            .contains("text 9")
+    );
     units[256] = 1 << 31 | 1;
     assert!(check_charsmap(&map(&units, "é\0".as_bytes())).is_err());
     units[0] = 512 << 10;
-    assert!(check_charsmap(&map(&units, b"b\0")).unwrap_err().contains("beyond"));
+    assert!(
+        check_charsmap(&map(&units, b"b\0"))
+            .unwrap_err()
+            .contains("beyond")
+    );
     assert!(check_charsmap(&[1, 2]).is_err());
-    assert!(check_charsmap(&[0xff; 64]).unwrap_err().contains("bytes where"));
+    assert!(
+        check_charsmap(&[0xff; 64])
+            .unwrap_err()
+            .contains("bytes where")
+    );
 }
