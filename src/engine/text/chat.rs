@@ -8,7 +8,7 @@
 
 mod python;
 
-use super::guard::wrong;
+use super::guard::{self, wrong};
 use super::settings::{self, Settings};
 use crate::arch::Model;
 use crate::arch::artefact::Artefacts;
@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 /// Longest template, in bytes; the longest published ones have 20 KiB.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 /// Instructions, and units of 64 bytes, that one rendering may use.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 2_000_000;
 /// Calls and blocks within one another.
 const MAX_RECURSION: usize = 200;
 /// Longest prompt, in bytes.
@@ -169,7 +169,10 @@ impl ChatTemplate {
             "add_generation_prompt",
             options.add_generation_prompt.into(),
         );
-        let prompt = template.render(variables).map_err(|e| self.failed(&e))?;
+        let rendered = guard::run(&self.file, "the chat template", || {
+            Ok::<_, Error>(template.render(variables))
+        })?;
+        let prompt = rendered.map_err(|e| self.failed(&e))?;
         if prompt.len() > MAX_PROMPT_BYTES {
             let found = format!("a prompt of {} bytes", prompt.len());
             return Err(wrong(&self.file, found));
@@ -192,7 +195,7 @@ impl ChatTemplate {
 
     /// An error of the interpreter, with the line and what lies beneath it.
     fn failed(&self, error: &Error) -> EngineError {
-        let line = error.line().map_or(0, |line| line);
+        let line = error.line().unwrap_or(0);
         let mut said = format!("line {line} of the chat template: {}", error.kind());
         if let Some(detail) = error.detail() {
             said = format!("{said}: {detail}");
@@ -269,7 +272,7 @@ fn environment(unix_seconds: Option<i64>) -> Environment<'static> {
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(MAX_RECURSION);
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(python::method);
     env.add_function(
         "raise_exception",
         |message: String| -> Result<Value, Error> {

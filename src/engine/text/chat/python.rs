@@ -1,4 +1,4 @@
-//! What templates expect of Python: `json.dumps` and `strftime`.
+//! What templates expect of Python: methods, `json.dumps` and `strftime`.
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -12,6 +12,82 @@ const BYTES_PER_FUEL: usize = 64;
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// A method of Python's strings, lists and maps. Three of those that `pycompat` has can cost more than they
+/// are charged for (paddings of any width, containers that show as more text than there is memory) and are
+/// paid for here in advance.
+pub(super) fn method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let is_plain = |value: &Value| {
+        use ValueKind::{Bool, None, Number, String, Undefined};
+        matches!(value.kind(), Bool | None | Number | String | Undefined)
+    };
+    match (value.as_str(), method, args) {
+        (Some(separator), "join", [items]) => return join(state, separator, items),
+        (Some(pattern), "format", _) => {
+            if !args.iter().all(is_plain) {
+                return Err(invalid("format: expected strings and numbers"));
+            }
+            let longest = args
+                .iter()
+                .filter_map(|arg| Some(arg.as_str()?.len()))
+                .max();
+            let n_fields = pattern.matches('{').count();
+            let n_bytes = n_fields.saturating_mul(longest.unwrap_or(0).max(32));
+            pay(state, n_bytes.saturating_add(widths(pattern)))?;
+        }
+        (None, "count", [what]) if !is_plain(what) => {
+            return Err(invalid("count: expected a string or a number"));
+        }
+        _ => {}
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Takes bytes off the interpreter's budget.
+fn pay(state: &State, n_bytes: usize) -> Result<(), Error> {
+    state.consume_fuel((n_bytes / BYTES_PER_FUEL) as u64)
+}
+
+/// The sum of all numbers within braces, which widths and precisions are among.
+fn widths(pattern: &str) -> usize {
+    let (mut depth, mut sum, mut number) = (0usize, 0usize, 0usize);
+    for c in pattern.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        match c.to_digit(10).filter(|_| depth > 0) {
+            Some(digit) => number = number.saturating_mul(10).saturating_add(digit as usize),
+            None => {
+                sum = sum.saturating_add(number);
+                number = 0;
+            }
+        }
+    }
+    sum.saturating_add(number)
+}
+
+/// `str.join`, which takes strings only, as Python's does.
+fn join(state: &State, separator: &str, items: &Value) -> Result<Value, Error> {
+    let mut joined = String::new();
+    for (index, item) in items.try_iter()?.enumerate() {
+        let text = item
+            .as_str()
+            .ok_or_else(|| invalid(format!("join: expected strings, found a {}", item.kind())))?;
+        pay(state, BYTES_PER_FUEL + separator.len() + text.len())?;
+        if index > 0 {
+            joined.push_str(separator);
+        }
+        joined.push_str(text);
+    }
+    Ok(Value::from(joined))
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
@@ -60,7 +136,7 @@ impl Writer<'_, '_, '_> {
     fn line(&self, text: &mut String, depth: usize) -> Result<(), Error> {
         if let Some(indent) = &self.indent {
             let n_bytes = 1 + indent.len() * depth;
-            self.state.consume_fuel((n_bytes / BYTES_PER_FUEL) as u64)?;
+            pay(self.state, n_bytes)?;
             text.push('\n');
             for _ in 0..depth {
                 text.push_str(indent);
@@ -150,8 +226,7 @@ impl Writer<'_, '_, '_> {
     }
 
     fn string(&self, text: &mut String, value: &str) -> Result<(), Error> {
-        self.state
-            .consume_fuel((value.len() / BYTES_PER_FUEL) as u64)?;
+        pay(self.state, value.len())?;
         text.push('"');
         for c in value.chars() {
             match c {

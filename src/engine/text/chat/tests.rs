@@ -86,6 +86,13 @@ fn a_template_that_never_ends_or_fills_memory_runs_out_of_budget() {
         "{{ '%1000000000d' | format(1) }}",
         "{{ '{:>1000000000}'.format(1) }}",
         "{{ range(100000000000) | list }}",
+        "{{ '{:.1000000000f}'.format(1.5) }}",
+        "{% set s = 'x' * 1000000 %}{{ ('{0}' * 100000).format(s) }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ''.join([ns.l]) }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ [ns.l].count(ns.l) }}",
+        "{{ (['x'] * 100000) | join('y' * 1000000) }}",
+        "{{ ('y' * 1000000).join(['x'] * 100000) }}",
+        "{{ 'a\nb' | indent(100000000000) }}",
     ] {
         let error = render(template).unwrap_err();
         assert!(
