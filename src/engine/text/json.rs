@@ -124,19 +124,24 @@ pub(super) fn part<T: DeserializeOwned>(file: &str, written: Value) -> Result<T,
 
 /// Adds what the small files state: added tokens with their flags, and special tokens that are in no list.
 pub(super) fn add_tokens(inner: &mut Tokenizer, settings: &Settings) -> Result<(), EngineError> {
-    for added in &settings.added {
-        let text = added.token.content.clone();
-        let is_new = inner.token_to_id(&text).is_none();
-        guard::run(settings::CONFIG, "an added token", || {
-            inner.add_tokens([added.token.clone()])
-        })?;
-        let found = inner.token_to_id(&text);
+    let is_new: Vec<bool> = settings
+        .added
+        .iter()
+        .map(|added| inner.token_to_id(&added.token.content).is_none())
+        .collect();
+    // All at once: each call builds the search over all added tokens anew.
+    let tokens: Vec<AddedToken> = settings.added.iter().map(|a| a.token.clone()).collect();
+    guard::run(settings::CONFIG, "added tokens", || {
+        inner.add_tokens(tokens)
+    })?;
+    for (added, is_new) in settings.added.iter().zip(is_new) {
+        let text = &added.token.content;
+        let found = inner.token_to_id(text);
         if is_new && !text.is_empty() && found != Some(added.id) {
             let message = format!(
-                "the added token {text:?}: expected the next free id for it, found {} where the \
-                 vocabulary ends before {}",
+                "the added token {text:?}: expected the id {}, found that the vocabulary's next is {}",
                 added.id,
-                found.map_or("nothing".to_owned(), |id| id.to_string())
+                found.map_or("none".to_owned(), |id| id.to_string())
             );
             return Err(wrong(settings::CONFIG, message));
         }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// `tokenizer_config.json`.
 pub(super) const CONFIG: &str = "tokenizer_config.json";
 /// More added tokens than any published tokenizer has.
-const MAX_ADDED: usize = 1 << 20;
+const MAX_ADDED: usize = 1 << 17;
 
 /// A token that is added to the trained vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]

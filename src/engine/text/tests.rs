@@ -209,3 +209,17 @@ fn a_model_without_a_tokenizer_is_told_what_was_looked_for() {
     let error = Tokenizer::read(&Artefacts::default(), None).unwrap_err();
     assert!(error.to_string().contains("tokenizer.json"), "{error}");
 }
+
+#[test]
+fn an_added_token_that_would_get_another_id_than_stated_is_refused() {
+    let mut files = artefacts(&made("bytes-json"));
+    let config =
+        |id: u32| format!(r#"{{"added_tokens_decoder": {{"{id}": {{"content": "<x>"}}}}}}"#);
+    let next = open(&made("bytes-json")).n_tokens() as u32;
+    for (id, is_right) in [(next, true), (next + 7, false)] {
+        let name = settings::CONFIG.to_owned();
+        files.contents.insert(name, config(id).into_bytes());
+        let read = Tokenizer::read(&files, None);
+        assert_eq!(read.is_ok(), is_right, "{id}: {:?}", read.err());
+    }
+}
