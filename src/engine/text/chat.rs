@@ -272,6 +272,10 @@ fn environment(unix_seconds: Option<i64>) -> Environment<'static> {
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(MAX_RECURSION);
     env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_formatter(|out, state, value| {
+        python::pay_for_text(state, value, 0)?;
+        minijinja::escape_formatter(out, state, value)
+    });
     env.set_unknown_method_callback(python::method);
     env.add_function(
         "raise_exception",

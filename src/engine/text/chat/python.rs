@@ -54,6 +54,33 @@ fn pay(state: &State, n_bytes: usize) -> Result<(), Error> {
     state.consume_fuel((n_bytes / BYTES_PER_FUEL) as u64)
 }
 
+/// Pays for every value that a printed one holds, before it is printed: few lists that hold one another many
+/// times over print as more text than there is memory.
+pub(super) fn pay_for_text(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(invalid(format!(
+            "more than {MAX_DEPTH} values in one another"
+        )));
+    }
+    match value.kind() {
+        ValueKind::Seq => {
+            for item in value.try_iter()? {
+                pay(state, BYTES_PER_FUEL)?;
+                pay_for_text(state, &item, depth + 1)?;
+            }
+        }
+        ValueKind::Map => {
+            for key in value.try_iter()? {
+                pay(state, BYTES_PER_FUEL)?;
+                pay_for_text(state, &value.get_item(&key)?, depth + 1)?;
+            }
+        }
+        ValueKind::String if depth > 0 => pay(state, value.as_str().map_or(0, str::len))?,
+        _ => {}
+    }
+    Ok(())
+}
+
 /// The sum of all numbers within braces, which widths and precisions are among.
 fn widths(pattern: &str) -> usize {
     let (mut depth, mut sum, mut number) = (0usize, 0usize, 0usize);

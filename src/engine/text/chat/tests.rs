@@ -85,6 +85,7 @@ fn a_template_that_never_ends_or_fills_memory_runs_out_of_budget() {
         "{{ 'x' | replace('', 'y' * 1000000) | replace('', 'z' * 1000000) }}",
         "{{ '%1000000000d' | format(1) }}",
         "{{ '{:>1000000000}'.format(1) }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
         "{{ range(100000000000) | list }}",
         "{{ '{:.1000000000f}'.format(1.5) }}",
         "{% set s = 'x' * 1000000 %}{{ ('{0}' * 100000).format(s) }}",
