@@ -6,6 +6,7 @@
 //! `tojson` as Python writes JSON, methods of Python's strings and maps, loop controls, and the tags
 //! `{% generation %}`, which mark the answer for training and print nothing.
 
+mod calendar;
 mod python;
 
 use super::guard::{self, wrong};
@@ -284,7 +285,7 @@ fn environment(unix_seconds: Option<i64>) -> Environment<'static> {
         },
     );
     env.add_function("strftime_now", move |format: &str| {
-        python::strftime(format, unix_seconds.unwrap_or_else(python::now))
+        calendar::strftime(format, unix_seconds.unwrap_or_else(calendar::now))
     });
     env.add_filter("tojson", python::tojson);
     env
