@@ -15,4 +15,5 @@ mod parity;
 mod published;
 mod pytorch;
 mod support;
+mod text;
 mod verdicts;
