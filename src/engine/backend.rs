@@ -18,8 +18,7 @@ pub trait Backend: Send + Sync {
     type Buffer: Send + Sync + Clone;
     /// A weight `[n_out, n_in]` on the device, in the type in which it is stored.
     type Weight: Send + Sync;
-    /// Keys `[capacity, n_kv_heads × head_dim]` and values `[capacity, n_kv_heads × value_dim]` of one
-    /// layer and one text.
+    /// Keys and values of one layer and one text; the backend chooses their layout.
     type Cache: Send + Sync;
 
     /// What a person calls it: `cpu`, `cuda:0 NVIDIA H100 80GB HBM3`.
@@ -81,11 +80,13 @@ pub trait Backend: Send + Sync {
     fn cache(
         &self,
         capacity: usize,
-        key_width: usize,
-        value_width: usize,
+        n_kv_heads: usize,
+        head_dim: usize,
+        value_dim: usize,
     ) -> Result<Self::Cache, EngineError>;
 
-    /// Writes rows of k and v into the cache from token `at` on.
+    /// Writes rows of k `[n_rows, n_kv_heads × head_dim]` and v `[n_rows, n_kv_heads × value_dim]` into
+    /// the cache from token `at` on.
     fn append(
         &self,
         cache: &mut Self::Cache,
@@ -147,8 +148,8 @@ pub trait Backend: Send + Sync {
     /// Puts pieces one below the other; all have the same number of columns.
     fn stack(&self, pieces: &[Self::Buffer]) -> Result<Self::Buffer, EngineError>;
 
-    /// Per head, the columns of `a` and then those of `b`: `[n_rows, n_heads × (width_a + width_b)]`.
-    /// `b` is `[n_rows, n_heads × width_b]`, or `[n_rows, width_b]`, the same for all heads.
+    /// Per head, its columns of `a` `[n_rows, n_heads × width_a]` and then all of `b` `[n_rows, width_b]`,
+    /// the same for every head: `[n_rows, n_heads × (width_a + width_b)]`.
     fn join_heads(
         &self,
         a: &Self::Buffer,

@@ -6,5 +6,7 @@
 pub mod backend;
 pub mod cpu;
 mod error;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 
 pub use error::EngineError;

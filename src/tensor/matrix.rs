@@ -248,6 +248,55 @@ impl Matrix {
         self.gather(&range.collect::<Vec<usize>>())
     }
 
+    /// Rows of a range as `[range.len(), n_cols]` into `out`, f32. NaN and infinity are passed on: a model
+    /// computes with what it holds. Runs on the calling thread.
+    ///
+    /// # Errors
+    /// When a row does not exist or cannot be read.
+    ///
+    /// # Panics
+    /// When `out` has another length.
+    pub fn read_rows(&self, range: Range<usize>, out: &mut [f32]) -> Result<(), TensorError> {
+        let n_cols = self.n_cols();
+        assert_eq!(out.len(), range.len() * n_cols, "one value per element");
+        if let Some(elements) = self.contiguous_elements() {
+            if range.end > self.n_rows() {
+                return Err(TensorError::index(&self.tensor, range.end, self.n_rows()));
+            }
+            let start = elements.start + range.start * n_cols;
+            return self.tensor.decode(start..start + out.len(), out);
+        }
+        let stored: Result<Vec<usize>, TensorError> =
+            range.map(|row| self.stored_row(row)).collect();
+        let stored = stored?;
+        if !self.transposed {
+            for (out, row) in out.chunks_mut(n_cols).zip(stored) {
+                self.tensor.decode(row * n_cols..(row + 1) * n_cols, out)?;
+            }
+        } else if let (Some(&first), Some(&last)) = (stored.iter().min(), stored.iter().max()) {
+            let mut span = vec![0.0; last + 1 - first];
+            for at in 0..n_cols {
+                let start = at * self.stored.1;
+                self.tensor
+                    .decode(start + first..start + last + 1, &mut span)?;
+                for (row, &column) in stored.iter().enumerate() {
+                    out[row * n_cols + at] = span[column - first];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The stored elements that the view shows, where they lie one after the other in its order.
+    pub fn contiguous_elements(&self) -> Option<Range<usize>> {
+        match &self.rows {
+            Rows::Range(rows) if !self.transposed => {
+                Some(rows.start * self.stored.1..rows.end * self.stored.1)
+            }
+            _ => None,
+        }
+    }
+
     /// For rows of a range, how far from its value each can have been before it was rounded to its code:
     /// `[range.len(), n_cols]`, f32 (see [`Tensor::read_rounding_bounds`]). `None` where the type states no
     /// bound, and for transposed views, whose rows share their blocks with others.
@@ -346,6 +395,32 @@ mod tests {
             assert!(error.contains("memory: t: expected finite"), "{error}");
             assert!(matrix.transposed().all().is_err());
         }
+    }
+
+    #[test]
+    fn unchecked_rows_are_those_of_the_view_and_pass_nan_on() {
+        let whole = counting(4, 3);
+        let mut out = vec![0.0; 6];
+        let views = [
+            whole.clone().row_range(1..4).unwrap(),
+            whole.clone().select_rows(&[3, 0, 2]).unwrap(),
+            whole.clone().transposed().select_rows(&[2, 0]).unwrap(),
+        ];
+        for view in views {
+            out.resize(2 * view.n_cols(), 0.0);
+            view.read_rows(0..2, &mut out).unwrap();
+            assert_eq!(out, view.rows(0..2).unwrap().into_raw_vec_and_offset().0);
+        }
+        assert_eq!(whole.contiguous_elements(), Some(0..12));
+        assert_eq!(
+            whole.clone().row_range(1..3).unwrap().contiguous_elements(),
+            Some(3..9)
+        );
+        assert!(whole.clone().transposed().contiguous_elements().is_none());
+        assert!(whole.read_rows(3..5, &mut [0.0; 6]).is_err());
+        let nan = Matrix::new(tensor(&[1, 1], &[f32::NAN])).unwrap();
+        nan.read_rows(0..1, &mut out[..1]).unwrap();
+        assert!(out[0].is_nan());
     }
 
     #[test]
