@@ -4,9 +4,11 @@ use super::device::{Device, Limits, Words};
 use super::kernels::attention::{self, Span, Split};
 use super::kernels::elementwise::{self, Function};
 use super::kernels::linear::{self, padded, version_for};
+use super::kernels::number::Stored;
 use super::kernels::norm::{self, Norm};
 use super::kernels::rope::{self, Turn};
 use super::kernels::rows;
+use super::kernels::tensor_core;
 use super::weight::GpuWeight;
 use crate::arch::spec::{Activation, NormKind, NormSpec, RopeStyle};
 use crate::engine::EngineError;
@@ -104,7 +106,7 @@ impl<R: Runtime> Gpu<R> {
         }
     }
 
-    fn same_shape(&self, x: &Buffer, y: &Buffer) -> Result<(), EngineError> {
+    pub(super) fn same_shape(&self, x: &Buffer, y: &Buffer) -> Result<(), EngineError> {
         self.demand((x.n_rows, x.n_cols) == (y.n_rows, y.n_cols), || {
             format!(
                 "[{}, {}] and [{}, {}] differ in shape",
@@ -132,14 +134,12 @@ impl<R: Runtime> Gpu<R> {
         Ok(self.buffer(self.device.empty(n_rows * n_cols)?, n_rows, n_cols))
     }
 
-    /// x Wᵀ + bias by a version of the kernel of the caller's choice.
-    pub(super) fn linear_by(
+    fn demand_product(
         &self,
         x: &Buffer,
         weight: &GpuWeight,
         bias: Option<&Buffer>,
-        version: linear::Version,
-    ) -> Result<Buffer, EngineError> {
+    ) -> Result<(), EngineError> {
         self.demand(x.n_cols == weight.n_in(), || {
             format!(
                 "a weight of {} columns takes no rows of {}",
@@ -149,7 +149,18 @@ impl<R: Runtime> Gpu<R> {
         })?;
         self.demand(bias.is_none_or(|b| b.words.len() == weight.n_out()), || {
             format!("a bias for {} outputs has another length", weight.n_out())
-        })?;
+        })
+    }
+
+    /// x Wᵀ + bias by a version of the kernel of the caller's choice.
+    pub(super) fn linear_by(
+        &self,
+        x: &Buffer,
+        weight: &GpuWeight,
+        bias: Option<&Buffer>,
+        version: linear::Version,
+    ) -> Result<Buffer, EngineError> {
+        self.demand_product(x, weight, bias)?;
         let out = self.empty(x.n_rows, weight.n_out())?;
         if x.n_rows == 0 {
             return Ok(out);
@@ -165,6 +176,33 @@ impl<R: Runtime> Gpu<R> {
                 (x.n_rows, padded(x.n_cols), weight.n_out()),
                 version,
             )?;
+        }
+        Ok(out)
+    }
+
+    /// Whether [`Precision::Bf16`] does something for this weight.
+    pub fn has_tensor_cores(&self, weight: &GpuWeight) -> bool {
+        weight.stored() == Stored::Bf16 && tensor_core::is_supported(&self.device)
+    }
+
+    /// x Wᵀ + bias on tensor cores, x rounded to bf16.
+    fn linear_on_tensor_cores(
+        &self,
+        x: &Buffer,
+        weight: &GpuWeight,
+        bias: Option<&Buffer>,
+    ) -> Result<Buffer, EngineError> {
+        self.demand_product(x, weight, bias)?;
+        let out = self.empty(x.n_rows, weight.n_out())?;
+        if x.n_rows == 0 {
+            return Ok(out);
+        }
+        let padded_x = linear::pad(&self.device, &x.words, x.n_rows, x.n_cols)?;
+        let rounded = tensor_core::round(&self.device, &padded_x)?;
+        let sizes = (x.n_rows, padded(x.n_cols), weight.n_out());
+        for part in weight.parts() {
+            let bias = bias.map(|b| &b.words);
+            tensor_core::linear(&self.device, &rounded, part, bias, &out.words, sizes)?;
         }
         Ok(out)
     }
@@ -261,6 +299,9 @@ impl<R: Runtime> Backend for Gpu<R> {
         weight: &GpuWeight,
         bias: Option<&Buffer>,
     ) -> Result<Buffer, EngineError> {
+        if self.precision == Precision::Bf16 && self.has_tensor_cores(weight) {
+            return self.linear_on_tensor_cores(x, weight, bias);
+        }
         self.linear_by(x, weight, bias, version_for(x.n_rows))
     }
 

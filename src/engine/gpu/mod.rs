@@ -6,6 +6,7 @@
 
 mod backend;
 mod device;
+mod evidence;
 mod kernels;
 mod open;
 #[cfg(test)]

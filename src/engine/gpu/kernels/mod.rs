@@ -3,8 +3,11 @@
 
 pub(super) mod attention;
 pub(super) mod elementwise;
+pub(super) mod gram;
 pub(super) mod linear;
 pub(super) mod norm;
 pub(super) mod number;
+pub(super) mod reduce;
 pub(super) mod rope;
 pub(super) mod rows;
+pub(super) mod tensor_core;
