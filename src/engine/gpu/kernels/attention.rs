@@ -14,7 +14,7 @@
 //! NaN in a later token stays there; NaN that is seen makes the row NaN.
 
 use super::super::device::{Device, Words, launch};
-use super::number::{max_or_nan, tanh_of};
+use super::number::{is_negative_infinity, max_or_nan, tanh_of};
 use crate::engine::EngineError;
 use crate::engine::backend::AttentionShape;
 use cubecl::prelude::*;
@@ -40,6 +40,8 @@ struct Sizes {
     n_segments: usize,
     scale: f32,
     softcap: f32,
+    /// −∞: as a constant of a kernel, CUDA's compiler would refuse it.
+    lowest: f32,
 }
 
 /// The number of the first key that the query in row `row` of the pass sees.
@@ -66,7 +68,7 @@ fn end_seen(sizes: &Sizes, row: usize, #[comptime] causal: bool) -> usize {
 /// exp(x − maximum), and 0 where nothing has been seen.
 #[cube]
 fn weight(x: f32, maximum: f32) -> f32 {
-    select(maximum == f32::NEG_INFINITY, 0.0f32, f32::exp(x - maximum))
+    select(is_negative_infinity(maximum), 0.0f32, f32::exp(x - maximum))
 }
 
 #[cube(launch, launch_unchecked)]
@@ -120,7 +122,7 @@ fn attention_kernel<N: Size>(
         ends[i] = end as u32;
         first_key = select(start < first_key, start, first_key);
         end_key = select(end > end_key, end, end_key);
-        maximum[i] = f32::NEG_INFINITY;
+        maximum[i] = sizes.lowest;
         total[i] = 0.0f32;
         #[unroll]
         for c in 0..columns {
@@ -177,7 +179,7 @@ fn attention_kernel<N: Size>(
                 score += slopes[heads[i] as usize] * f32::cast_from(key as u32);
             }
             if key < starts[i] as usize || key >= ends[i] as usize {
-                score = f32::NEG_INFINITY;
+                score = sizes.lowest;
             }
             scores[i] = score;
             tree[comptime!(i * SEGMENT) + unit] = score;
@@ -304,13 +306,19 @@ fn attention_kernel<N: Size>(
 
 /// Merges, in order, what the segments of a query left: maximum, sum, values.
 #[cube(launch, launch_unchecked)]
-fn merge_kernel(parts: &Array<f32>, out: &mut Array<f32>, value_dim: usize, n_segments: usize) {
+fn merge_kernel(
+    parts: &Array<f32>,
+    out: &mut Array<f32>,
+    value_dim: usize,
+    n_segments: usize,
+    lowest: f32,
+) {
     let i = ABSOLUTE_POS;
     if i < out.len() {
         let place = i / value_dim;
         let column = i % value_dim;
         let stride = value_dim + 2usize;
-        let mut maximum = f32::NEG_INFINITY.runtime();
+        let mut maximum = lowest;
         let mut total = 0.0f32;
         let mut summed = 0.0f32;
         for segment in 0..n_segments {
@@ -418,6 +426,7 @@ pub(in super::super) fn attention<R: Runtime>(
         n_segments,
         shape.scale,
         shape.softcap.unwrap_or(0.0),
+        f32::NEG_INFINITY,
     );
     launch!(
         device,
@@ -450,6 +459,7 @@ pub(in super::super) fn attention<R: Runtime>(
             device.arg(&out),
             shape.value_dim,
             n_segments,
+            f32::NEG_INFINITY,
         );
     }
     Ok(out)

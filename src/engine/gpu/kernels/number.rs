@@ -33,6 +33,12 @@ pub(super) fn is_not_a_number(x: f32) -> bool {
     (u32::reinterpret(x) & 0x7fff_ffffu32) > 0x7f80_0000u32
 }
 
+/// Whether a number is −∞.
+#[cube]
+pub(super) fn is_negative_infinity(x: f32) -> bool {
+    u32::reinterpret(x) == 0xff80_0000u32
+}
+
 /// The larger; NaN where either is.
 #[cube]
 pub(super) fn max_or_nan(a: f32, b: f32) -> f32 {
