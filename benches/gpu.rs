@@ -33,7 +33,15 @@ struct Made;
 impl TensorBytes for Made {
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, TensorError> {
         let low = |at: u64| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
-        Ok(range.map(|at| if at % 2 == 0 { low(at) } else { 0x3c ^ (low(at) & 0x80) }).collect())
+        Ok(range
+            .map(|at| {
+                if at % 2 == 0 {
+                    low(at)
+                } else {
+                    0x3c ^ (low(at) & 0x80)
+                }
+            })
+            .collect())
     }
 
     fn file(&self) -> &str {
@@ -42,7 +50,13 @@ impl TensorBytes for Made {
 }
 
 fn matrix(n_rows: usize, n_cols: usize) -> Outcome<Matrix> {
-    let tensor = Tensor::new("w".into(), DType::BF16, vec![n_rows, n_cols], Arc::new(Made), 0)?;
+    let tensor = Tensor::new(
+        "w".into(),
+        DType::BF16,
+        vec![n_rows, n_cols],
+        Arc::new(Made),
+        0,
+    )?;
     Ok(Matrix::new(tensor)?)
 }
 
@@ -69,9 +83,14 @@ fn seconds<R: Runtime>(gpu: &Gpu<R>, mut call: impl FnMut() -> Outcome<()>) -> O
     Ok(times[N_REPEATS / 2])
 }
 
-fn values<R: Runtime>(gpu: &Gpu<R>, rows: usize, cols: usize) -> Outcome<<Gpu<R> as Backend>::Buffer> {
-    let values: Vec<f32> =
-        (0..rows * cols).map(|i| (i.wrapping_mul(2_654_435_761) % 2001) as f32 / 1000.0 - 1.0).collect();
+fn values<R: Runtime>(
+    gpu: &Gpu<R>,
+    rows: usize,
+    cols: usize,
+) -> Outcome<<Gpu<R> as Backend>::Buffer> {
+    let values: Vec<f32> = (0..rows * cols)
+        .map(|i| (i.wrapping_mul(2_654_435_761) % 2001) as f32 / 1000.0 - 1.0)
+        .collect();
     gpu.upload(&values, rows, cols)
 }
 
@@ -106,27 +125,45 @@ fn streams<R: Runtime>(gpu: &Gpu<R>, report: &mut Report, largest: usize) -> Out
     let (x, y) = (values(gpu, rows, cols)?, values(gpu, rows, cols)?);
     let bytes = (rows * cols * 4) as f64;
     let mut line = |name: String, bytes: f64, time: f64| {
-        report.line(&format!("| {name} | {:.1} | {:.0} |", time * 1e6, bytes / time / 1e9));
+        report.line(&format!(
+            "| {name} | {:.1} | {:.0} |",
+            time * 1e6,
+            bytes / time / 1e9
+        ));
     };
     let shape = format!("[{rows}, {cols}] f32");
     let time = seconds(gpu, || gpu.stack(std::slice::from_ref(&x)).map(drop))?;
-    line(format!("copy, 4 bytes per unit, {shape}"), 2.0 * bytes, time);
+    line(
+        format!("copy, 4 bytes per unit, {shape}"),
+        2.0 * bytes,
+        time,
+    );
     let time = seconds(gpu, || gpu.scale(&mut x.clone(), 1.5))?;
-    line(format!("scale, 16 bytes per unit, {shape}"), 2.0 * bytes, time);
+    line(
+        format!("scale, 16 bytes per unit, {shape}"),
+        2.0 * bytes,
+        time,
+    );
     let time = seconds(gpu, || gpu.add(&mut x.clone(), &y, 1.0))?;
     line(format!("add {shape}"), 3.0 * bytes, time);
     let time = seconds(gpu, || gpu.gated(&mut x.clone(), &y, Activation::Silu))?;
     line(format!("silu · up {shape}"), 3.0 * bytes, time);
     let gain = values(gpu, 1, cols)?;
     let spec = NormSpec::rms(1e-5);
-    let time = seconds(gpu, || gpu.norm(&x, &spec, Some(&gain), None, cols).map(drop))?;
+    let time = seconds(gpu, || {
+        gpu.norm(&x, &spec, Some(&gain), None, cols).map(drop)
+    })?;
     line(format!("RMSNorm {shape}"), 2.0 * bytes, time);
     let (n_out, n_in) = (largest * 7 / 4, largest / 2);
     let w = gpu.weight(&matrix(n_out, n_in)?)?;
     for rows in [1, 4, 16] {
         let x = values(gpu, rows, n_in)?;
         let time = seconds(gpu, || gpu.linear(&x, &w, None).map(drop))?;
-        line(format!("{rows} rows × W [{n_out}, {n_in}] bf16"), (n_out * n_in * 2) as f64, time);
+        line(
+            format!("{rows} rows × W [{n_out}, {n_in}] bf16"),
+            (n_out * n_in * 2) as f64,
+            time,
+        );
     }
     report.line("");
     Ok(())
@@ -144,7 +181,8 @@ fn attention<R: Runtime>(gpu: &Gpu<R>, report: &mut Report, largest: usize) -> O
         slopes: None,
         causal: true,
     };
-    report.line("| Attention, 32 heads of 128, 8 of keys | ms | TFLOP/s | GB/s of keys and values |");
+    report
+        .line("| Attention, 32 heads of 128, 8 of keys | ms | TFLOP/s | GB/s of keys and values |");
     report.line("|---|---:|---:|---:|");
     for (name, rows, context) in [
         ("prefill", largest / 16, largest / 16),
@@ -156,9 +194,15 @@ fn attention<R: Runtime>(gpu: &Gpu<R>, report: &mut Report, largest: usize) -> O
         let mut cache = gpu.cache(context, 8, 128, 128)?;
         gpu.append(&mut cache, 0, &k, &v, 0..context)?;
         let q = values(gpu, rows, 4096)?;
-        let time =
-            seconds(gpu, || gpu.attention(&q, 0..rows, &cache, context - rows, &shape).map(drop))?;
-        let pairs = if rows == 1 { context as f64 } else { (rows * rows / 2) as f64 };
+        let time = seconds(gpu, || {
+            gpu.attention(&q, 0..rows, &cache, context - rows, &shape)
+                .map(drop)
+        })?;
+        let pairs = if rows == 1 {
+            context as f64
+        } else {
+            (rows * rows / 2) as f64
+        };
         report.line(&format!(
             "| {name}, {context} tokens | {:.3} | {:.2} | {:.0} |",
             time * 1e3,
@@ -171,12 +215,20 @@ fn attention<R: Runtime>(gpu: &Gpu<R>, report: &mut Report, largest: usize) -> O
 }
 
 fn run<R: Runtime>(gpu: &mut Gpu<R>, report: &mut Report) -> Outcome<()> {
-    report.line(&format!("Device: {}; {:?}.\n", gpu.describe(), gpu.limits()));
+    report.line(&format!(
+        "Device: {}; {:?}.\n",
+        gpu.describe(),
+        gpu.limits()
+    ));
     let largest = std::env::var("MODELKIN_BENCH_MAX")
         .map_or(8192, |n| n.parse().expect("MODELKIN_BENCH_MAX is a number"));
     for checked in [true, false] {
         gpu.set_checked(checked);
-        let title = if checked { "Every index checked" } else { "Unchecked" };
+        let title = if checked {
+            "Every index checked"
+        } else {
+            "Unchecked"
+        };
         report.line(&format!("## {title}\n"));
         products(gpu, report, largest)?;
         streams(gpu, report, largest)?;

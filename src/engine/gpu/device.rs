@@ -278,8 +278,8 @@ macro_rules! launch {
         if device.is_checked() {
             $kernel::launch(device.client(), grid, units, $($arg),*);
         } else {
-            // SAFETY: kernels of this crate read and write within the arrays they are given: the tests run
-            // every one of them with checks and without, and compare.
+            // SAFETY: kernels of this crate read and write within the arrays they are given; the tests run
+            // every one of them with checks and without.
             #[allow(unsafe_code)]
             unsafe { $kernel::launch_unchecked(device.client(), grid, units, $($arg),*) };
         }

@@ -39,7 +39,11 @@ impl<R: Runtime> Gpu<R> {
     pub fn products(&self, x: &Buffer, y: &Buffer) -> Result<Buffer, EngineError> {
         self.demand_pairs(x, y)?;
         let words = gram::products(&self.device, &x.words, &y.words, x.n_cols)?;
-        Ok(Buffer { words, n_rows: x.n_rows, n_cols: y.n_rows })
+        Ok(Buffer {
+            words,
+            n_rows: x.n_rows,
+            n_cols: y.n_rows,
+        })
     }
 
     /// Cosines of all rows of x with all of y: `[n, m]`; NaN for rows that are zero.
@@ -49,7 +53,11 @@ impl<R: Runtime> Gpu<R> {
     pub fn cosines(&self, x: &Buffer, y: &Buffer) -> Result<Buffer, EngineError> {
         self.demand_pairs(x, y)?;
         let words = gram::cosines(&self.device, &x.words, &y.words, x.n_cols)?;
-        Ok(Buffer { words, n_rows: x.n_rows, n_cols: y.n_rows })
+        Ok(Buffer {
+            words,
+            n_rows: x.n_rows,
+            n_cols: y.n_rows,
+        })
     }
 
     fn demand_pairs(&self, x: &Buffer, y: &Buffer) -> Result<(), EngineError> {

@@ -190,7 +190,8 @@ fn adapters() -> Vec<Adapter> {
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let all = cubecl::future::block_on(instance.enumerate_adapters(backend.into()));
-    let kinds: [(wgpu::DeviceType, fn(usize) -> WgpuDevice); 4] = [
+    type Numbered = fn(usize) -> WgpuDevice;
+    let kinds: [(wgpu::DeviceType, Numbered); 4] = [
         (wgpu::DeviceType::DiscreteGpu, WgpuDevice::DiscreteGpu),
         (wgpu::DeviceType::IntegratedGpu, WgpuDevice::IntegratedGpu),
         (wgpu::DeviceType::VirtualGpu, WgpuDevice::VirtualGpu),

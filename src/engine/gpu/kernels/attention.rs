@@ -31,7 +31,6 @@ const MANY_GROUPS: usize = 256;
 struct Sizes {
     n_heads: usize,
     n_kv_heads: usize,
-    head_dim: usize,
     value_dim: usize,
     first_row: usize,
     n_rows: usize,
@@ -197,7 +196,7 @@ fn attention_kernel<N: Size>(
                 }
             }
             sync_cube();
-            step = step / 2usize;
+            step /= 2usize;
         }
         let mut segment_maximum = Array::<f32>::new(queries);
         #[unroll]
@@ -225,7 +224,7 @@ fn attention_kernel<N: Size>(
                 }
             }
             sync_cube();
-            step = step / 2usize;
+            step /= 2usize;
         }
 
         // 3. Values of this segment, merged with those before.
@@ -340,8 +339,10 @@ pub(in super::super) enum Split {
     /// Segments go to their own workgroups where there are too few otherwise.
     Auto,
     /// A workgroup goes through all segments.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare"))]
     Never,
     /// They always do.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare"))]
     Always,
 }
 
@@ -401,7 +402,11 @@ pub(in super::super) fn attention<R: Runtime>(
     } else {
         out.clone()
     };
-    let lanes = if shape.head_dim % 4 == 0 { 4 } else { 1 };
+    let lanes = if shape.head_dim.is_multiple_of(4) {
+        4
+    } else {
+        1
+    };
     let view = |words: &Words| {
         if lanes == 4 {
             device.arg4(words)
@@ -417,7 +422,6 @@ pub(in super::super) fn attention<R: Runtime>(
     let sizes = SizesLaunch::new(
         shape.n_heads,
         shape.n_kv_heads,
-        shape.head_dim,
         shape.value_dim,
         span.first_row,
         span.n_rows,

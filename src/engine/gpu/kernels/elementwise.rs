@@ -36,7 +36,7 @@ fn apply(x: f32, parameter: f32, #[comptime] function: Function) -> f32 {
     } else if comptime!(function == Function::Gelu) {
         x * normal_cdf(x)
     } else if comptime!(function == Function::GeluTanh) {
-        let inner = 0.797_884_56f32 * (x + 0.044_715f32 * x * x * x);
+        let inner = 0.797_884_6f32 * (x + 0.044_715f32 * x * x * x);
         0.5f32 * x * (1.0f32 + tanh_of(inner))
     } else if comptime!(function == Function::QuickGelu) {
         x * sigmoid(1.702f32 * x)

@@ -46,7 +46,15 @@ fn cosine_kernel(
 fn squares<R: Runtime>(device: &Device<R>, x: &Words, n_cols: usize) -> Result<Words, EngineError> {
     let out = device.empty(x.len() / n_cols)?;
     let grid = device.grid(out.len())?;
-    launch!(device, square_kernel, grid, UNITS, device.arg(x), device.arg(&out), n_cols);
+    launch!(
+        device,
+        square_kernel,
+        grid,
+        UNITS,
+        device.arg(x),
+        device.arg(&out),
+        n_cols
+    );
     Ok(out)
 }
 
@@ -60,8 +68,21 @@ pub(in super::super) fn products<R: Runtime>(
     let (n, m) = (x.len() / n_cols, y.len() / n_cols);
     let out = device.empty(n * m)?;
     let (x, y) = (pad(device, x, n, n_cols)?, pad(device, y, m, n_cols)?);
-    let part = Part { words: &y, stored: Stored::F32, first: 0, n_rows: m };
-    linear(device, &x, part, None, &out, (n, padded(n_cols), m), version_for(n))?;
+    let part = Part {
+        words: &y,
+        stored: Stored::F32,
+        first: 0,
+        n_rows: m,
+    };
+    linear(
+        device,
+        &x,
+        part,
+        None,
+        &out,
+        (n, padded(n_cols), m),
+        version_for(n),
+    )?;
     Ok(out)
 }
 
@@ -77,8 +98,14 @@ pub(in super::super) fn cosines<R: Runtime>(
     let out = device.empty(products.len())?;
     let grid = device.grid(out.len().div_ceil(UNITS as usize))?;
     launch!(
-        device, cosine_kernel, grid, UNITS, device.arg(&products), device.arg(&x_squares),
-        device.arg(&y_squares), device.arg(&out),
+        device,
+        cosine_kernel,
+        grid,
+        UNITS,
+        device.arg(&products),
+        device.arg(&x_squares),
+        device.arg(&y_squares),
+        device.arg(&out),
     );
     Ok(out)
 }

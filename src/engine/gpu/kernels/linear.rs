@@ -45,6 +45,7 @@ pub(in super::super) struct Part<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Version {
     /// 1.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare"))]
     Plain,
     /// 2.
     Tiled,
@@ -364,7 +365,7 @@ pub(in super::super) fn pad<R: Runtime>(
     n_rows: usize,
     n_cols: usize,
 ) -> Result<Words, EngineError> {
-    if n_cols % CHUNK == 0 {
+    if n_cols.is_multiple_of(CHUNK) {
         return Ok(x.clone());
     }
     let out = device.empty(n_rows * padded(n_cols))?;

@@ -71,9 +71,9 @@ fn norm_kernel(
             if comptime!(has_gain) {
                 let g = gain[(start + i) % gain.len()];
                 if comptime!(plus_one) {
-                    y = y * (1.0f32 + g);
+                    y *= 1.0f32 + g;
                 } else {
-                    y = y * g;
+                    y *= g;
                 }
             }
             if comptime!(has_bias) {

@@ -111,8 +111,8 @@ pub(super) fn normal_cdf(x: f32) -> f32 {
                 + t * (0.096_784_18f32
                     + t * (-0.186_288_06f32
                         + t * (0.278_868_07f32
-                            + t * (-1.135_203_98f32
-                                + t * (1.488_515_87f32
+                            + t * (-1.135_204f32
+                                + t * (1.488_515_9f32
                                     + t * (-0.822_152_23f32 + t * 0.170_872_77f32))))))));
     let erfc = t * f32::exp(fit - size * size);
     select(z < 0.0f32, 0.5f32 * erfc, 1.0f32 - 0.5f32 * erfc)
@@ -135,7 +135,7 @@ pub(super) fn sum_of_units(
             shared[unit] = shared[unit] + shared[unit + step];
         }
         sync_cube();
-        step = step / 2usize;
+        step /= 2usize;
     }
     shared[0usize]
 }

@@ -16,7 +16,11 @@ fn sum_kernel(x: &Array<f32>, y: &Array<f32>, out: &mut Array<f32>, #[comptime] 
     let mut shared = SharedMemory::<f32>::new(UNITS as usize);
     let block = CUBE_POS;
     if block < out.len() {
-        let end = select((block + 1usize) * BLOCK < x.len(), (block + 1usize) * BLOCK, x.len());
+        let end = select(
+            (block + 1usize) * BLOCK < x.len(),
+            (block + 1usize) * BLOCK,
+            x.len(),
+        );
         let mut i = block * BLOCK + UNIT_POS as usize;
         let mut sum = 0.0f32;
         while i < end {
@@ -46,7 +50,13 @@ pub(in super::super) fn sum<R: Runtime>(
     }
     let grid = device.grid(out.len())?;
     launch!(
-        device, sum_kernel, grid, UNITS, device.arg(x), device.arg(y.unwrap_or(x)), device.arg(&out),
+        device,
+        sum_kernel,
+        grid,
+        UNITS,
+        device.arg(x),
+        device.arg(y.unwrap_or(x)),
+        device.arg(&out),
         y.is_some(),
     );
     Ok(device.download(&out)?.iter().map(|&v| f64::from(v)).sum())

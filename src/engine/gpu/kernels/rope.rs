@@ -42,7 +42,7 @@ fn rope_kernel(
             let half = rotated / 2usize;
             if comptime!(interleaved) {
                 let angle = row * half + j / 2usize;
-                if j % 2usize == 0usize {
+                if j & 1usize == 0usize {
                     value = value * cos[angle] - x[i + 1usize] * sin[angle];
                 } else {
                     value = value * cos[angle] + x[i - 1usize] * sin[angle];

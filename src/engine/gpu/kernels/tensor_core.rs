@@ -35,8 +35,18 @@ const PLANE: usize = 32;
 /// Whether the device computes this.
 pub(in super::super) fn is_supported<R: Runtime>(device: &Device<R>) -> bool {
     let properties = device.client().properties();
-    let (bf16, f32) = (ElemType::Float(FloatKind::BF16).into(), ElemType::Float(FloatKind::F32).into());
-    let config = MmaConfig { a_type: bf16, b_type: bf16, cd_type: f32, m: 16, n: 16, k: 16 };
+    let (bf16, f32) = (
+        ElemType::Float(FloatKind::BF16).into(),
+        ElemType::Float(FloatKind::F32).into(),
+    );
+    let config = MmaConfig {
+        a_type: bf16,
+        b_type: bf16,
+        cd_type: f32,
+        m: 16,
+        n: 16,
+        k: 16,
+    };
     let hardware = &properties.hardware;
     properties.features.matmul.cmma.contains(&config)
         && hardware.max_vector_size >= 8
@@ -97,7 +107,8 @@ fn tensor_core_kernel(
 ) {
     let mut xs = SharedMemory::<Vector<bf16, Eight>>::new_aligned(comptime!(2 * BUFFER), 128usize);
     let mut ws = SharedMemory::<Vector<bf16, Eight>>::new_aligned(comptime!(2 * BUFFER), 128usize);
-    let mut results = SharedMemory::<f32>::new_aligned(comptime!(UNITS as usize / PLANE * 256), 128usize);
+    let mut results =
+        SharedMemory::<f32>::new_aligned(comptime!(UNITS as usize / PLANE * 256), 128usize);
     let first_row = CUBE_POS_Y as usize * TILE;
     let first_column = CUBE_POS_X as usize * TILE;
     let plane = UNIT_POS as usize / PLANE;
@@ -129,8 +140,22 @@ fn tensor_core_kernel(
     for step in 0..n_steps {
         let buffer = step % 2usize;
         if step + 1usize < n_steps {
-            fetch(x, &mut held_x, first_row, n_rows, row_vectors, step + 1usize);
-            fetch(w, &mut held_w, first_column, part_rows, row_vectors, step + 1usize);
+            fetch(
+                x,
+                &mut held_x,
+                first_row,
+                n_rows,
+                row_vectors,
+                step + 1usize,
+            );
+            fetch(
+                w,
+                &mut held_w,
+                first_column,
+                part_rows,
+                row_vectors,
+                step + 1usize,
+            );
         }
         #[unroll]
         for half in 0..2usize {
@@ -217,17 +242,27 @@ fn round_kernel(x: &Array<f32>, out: &mut Array<u32>) {
             let rounded = (bits + 0x7fffu32 + even) >> 16u32;
             let nan = (bits >> 16u32) | 0x40u32;
             let is_nan = (bits & 0x7fff_ffffu32) > 0x7f80_0000u32;
-            word = word | (select(is_nan, nan, rounded) << comptime!(16 * half as u32));
+            word |= select(is_nan, nan, rounded) << comptime!(16 * half as u32);
         }
         out[i] = word;
     }
 }
 
 /// x, an even number of values, as bf16.
-pub(in super::super) fn round<R: Runtime>(device: &Device<R>, x: &Words) -> Result<Words, EngineError> {
+pub(in super::super) fn round<R: Runtime>(
+    device: &Device<R>,
+    x: &Words,
+) -> Result<Words, EngineError> {
     let out = device.empty(x.len() / 2)?;
     let grid = device.grid(out.len().div_ceil(UNITS as usize))?;
-    launch!(device, round_kernel, grid, UNITS, device.arg(x), device.arg(&out));
+    launch!(
+        device,
+        round_kernel,
+        grid,
+        UNITS,
+        device.arg(x),
+        device.arg(&out)
+    );
     Ok(out)
 }
 
@@ -244,9 +279,20 @@ pub(in super::super) fn linear<R: Runtime>(
     debug_assert_eq!(part.stored, Stored::Bf16);
     let grid = device.grid_3d(part.n_rows.div_ceil(TILE), n_rows.div_ceil(TILE), 1)?;
     launch!(
-        device, tensor_core_kernel, grid, UNITS, device.arg_of_halves(x),
-        device.arg_of_halves(part.words), device.arg(bias.unwrap_or(out)), device.arg(out), n_cols / 8,
-        n_out, part.first, part.n_rows, n_rows, bias.is_some(),
+        device,
+        tensor_core_kernel,
+        grid,
+        UNITS,
+        device.arg_of_halves(x),
+        device.arg_of_halves(part.words),
+        device.arg(bias.unwrap_or(out)),
+        device.arg(out),
+        n_cols / 8,
+        n_out,
+        part.first,
+        part.n_rows,
+        n_rows,
+        bias.is_some(),
     );
     Ok(())
 }

@@ -1,16 +1,15 @@
 //! Every kernel against its plain version, on whatever device there is.
 
+mod attentions;
+mod products;
+
 use super::backend::{Buffer, Gpu};
-use super::kernels::attention::{self, Span, Split};
 use super::kernels::elementwise::{self, Function};
-use super::kernels::linear::{self, Version};
 use super::kernels::norm::{self, Norm};
 use super::kernels::rope::{self, Turn};
-use super::kernels::tensor_core;
-use super::weight::GpuWeight;
-use super::{GpuBackend, Precision, open};
+use super::{GpuBackend, open};
 use crate::arch::spec::{Activation, NormKind, NormSpec, RopeStyle};
-use crate::engine::backend::{AttentionShape, Backend, RopeTable};
+use crate::engine::backend::{Backend, RopeTable};
 use crate::tensor::{DType, Matrix, Tensor, TensorBytes, TensorError};
 use cubecl::prelude::Runtime;
 use std::borrow::Cow;
@@ -37,15 +36,16 @@ trait Check {
     fn check<R: Runtime>(gpu: &mut Gpu<R>);
 }
 
-/// Runs a check on the first device; skips it, aloud, where there is none and none is demanded.
+/// Runs a check on the first device, with every index checked and then without; skips it, aloud, where
+/// there is no device and none is demanded.
 fn on_a_device<C: Check>() {
     let opened = match std::env::var("MODELKIN_TEST_DEVICE") {
         Ok(name) => open(&name),
         Err(_) => open("auto").or_else(|_| open("vulkan")),
     };
     match opened {
-        Ok(GpuBackend::Cuda(mut gpu)) => C::check(&mut gpu),
-        Ok(GpuBackend::Wgpu(mut gpu)) => C::check(&mut gpu),
+        Ok(GpuBackend::Cuda(mut gpu)) => both::<C, _>(&mut gpu),
+        Ok(GpuBackend::Wgpu(mut gpu)) => both::<C, _>(&mut gpu),
         Err(problem) => {
             assert!(
                 std::env::var_os("MODELKIN_REQUIRE_GPU").is_none(),
@@ -54,6 +54,12 @@ fn on_a_device<C: Check>() {
             eprintln!("skipped: no GPU device ({problem})");
         }
     }
+}
+
+fn both<C: Check, R: Runtime>(gpu: &mut Gpu<R>) {
+    C::check(gpu);
+    gpu.set_checked(false);
+    C::check(gpu);
 }
 
 /// Values in [−1, 1) from a small generator: the same on every machine.
@@ -398,204 +404,6 @@ fn rows_are_looked_up_moved_and_added_exactly() {
     on_a_device::<Rows>();
 }
 
-struct Products;
-impl Check for Products {
-    fn check<R: Runtime>(gpu: &mut Gpu<R>) {
-        for (n_rows, n_cols, n_out) in [
-            (1, 1, 1),
-            (2, 7, 5),
-            (3, 16, 70),
-            (5, 530, 9),
-            (70, 48, 131),
-            (17, 1040, 66),
-        ] {
-            let mut x = values(n_rows * n_cols, 11);
-            let mut w = values(n_out * n_cols, 12);
-            let bias = values(n_out, 13);
-            if n_rows > 2 {
-                x[n_cols] = f32::NAN;
-                w[(n_out - 1) * n_cols] = f32::INFINITY;
-            }
-            for dtype in [DType::F32, DType::BF16, DType::F16] {
-                let (table, rounded) = matrix(dtype, n_out, n_cols, &w);
-                let weight = gpu.weight(&table).unwrap();
-                let with = (n_rows % 2 == 1).then(|| upload(gpu, &bias, n_out));
-                let right = linear::plain(&x, &rounded, with.as_ref().map(|_| &bias[..]), n_cols);
-                let bx = upload(gpu, &x, n_cols);
-                let mut first: Option<Vec<u32>> = None;
-                for version in [Version::Plain, Version::Tiled, Version::Vector] {
-                    let found = gpu.linear_by(&bx, &weight, with.as_ref(), version).unwrap();
-                    let found = gpu.download(&found).unwrap();
-                    let what =
-                        format!("{version:?} {} {n_rows} × {n_cols} × {n_out}", dtype.name());
-                    assert_close(&what, &found, &right, 1e-5);
-                    let bits: Vec<u32> = found
-                        .iter()
-                        .map(|v| if v.is_nan() { 0 } else { v.to_bits() })
-                        .collect();
-                    assert_eq!(
-                        first.get_or_insert(bits.clone()),
-                        &bits,
-                        "{what}: other bits"
-                    );
-                }
-                assert_rows_alone(gpu, &bx, &weight, with.as_ref());
-            }
-        }
-    }
-}
-
-/// A row computed alone is the same bits as among the others.
-fn assert_rows_alone<R: Runtime>(gpu: &Gpu<R>, x: &Buffer, w: &GpuWeight, bias: Option<&Buffer>) {
-    let all = gpu.download(&gpu.linear(x, w, bias).unwrap()).unwrap();
-    let last = gpu.gather(x, &[x.n_rows as u32 - 1]).unwrap();
-    let alone = gpu.download(&gpu.linear(&last, w, bias).unwrap()).unwrap();
-    assert_eq!(
-        all[all.len() - alone.len()..]
-            .iter()
-            .map(|v| v.to_bits())
-            .collect::<Vec<_>>(),
-        alone.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
-    );
-}
-
-#[test]
-fn products_are_right_and_the_same_bits_in_every_version_and_company() {
-    on_a_device::<Products>();
-}
-
-struct Attentions;
-impl Check for Attentions {
-    fn check<R: Runtime>(gpu: &mut Gpu<R>) {
-        let base = AttentionShape {
-            n_heads: 2,
-            n_kv_heads: 2,
-            head_dim: 8,
-            value_dim: 8,
-            scale: 0.4,
-            softcap: None,
-            window: None,
-            slopes: None,
-            causal: true,
-        };
-        let shapes = [
-            (base.clone(), 1),
-            (
-                AttentionShape {
-                    n_heads: 6,
-                    head_dim: 20,
-                    value_dim: 12,
-                    ..base.clone()
-                },
-                130,
-            ),
-            (
-                AttentionShape {
-                    n_heads: 4,
-                    n_kv_heads: 1,
-                    head_dim: 7,
-                    value_dim: 130,
-                    softcap: Some(2.0),
-                    window: Some(9),
-                    ..base.clone()
-                },
-                140,
-            ),
-            (
-                AttentionShape {
-                    n_kv_heads: 1,
-                    head_dim: 256,
-                    value_dim: 256,
-                    causal: false,
-                    ..base.clone()
-                },
-                33,
-            ),
-            (
-                AttentionShape {
-                    slopes: Some(vec![0.25, -0.01]),
-                    window: Some(200),
-                    ..base.clone()
-                },
-                300,
-            ),
-        ];
-        for (case, (shape, n)) in shapes.iter().enumerate() {
-            let (n, kw, vw) = (
-                *n,
-                shape.n_kv_heads * shape.head_dim,
-                shape.n_kv_heads * shape.value_dim,
-            );
-            let q = values(n * shape.n_heads * shape.head_dim, 14);
-            let (mut k, v) = (values(n * kw, 15), values(n * vw, 16));
-            if n > 100 {
-                k[(n / 2) * kw] = f32::NAN;
-            }
-            let (bq, bk, bv) = (
-                upload(gpu, &q, q.len() / n),
-                upload(gpu, &k, kw),
-                upload(gpu, &v, vw),
-            );
-            let mut cache = gpu
-                .cache(n + 3, shape.n_kv_heads, shape.head_dim, shape.value_dim)
-                .unwrap();
-            gpu.append(&mut cache, 0, &bk, &bv, 0..n / 3).unwrap();
-            gpu.append(&mut cache, n / 3, &bk, &bv, n / 3..n).unwrap();
-            let span = Span {
-                first_row: 0,
-                n_rows: n,
-                at: 0,
-            };
-            let right = attention::plain(&q, (&k, &v), span, shape);
-            let by = |rows: std::ops::Range<usize>, at, split| {
-                gpu.download(
-                    &gpu.attention_by(&bq, rows, &cache, at, shape, split)
-                        .unwrap(),
-                )
-                .unwrap()
-            };
-            let whole = by(0..n, 0, Split::Never);
-            assert_close(&format!("attention {case}"), &whole, &right, 2e-5);
-            let bits = |v: &[f32]| {
-                v.iter()
-                    .map(|x| if x.is_nan() { 1 } else { x.to_bits() })
-                    .collect::<Vec<u32>>()
-            };
-            assert_eq!(
-                bits(&whole),
-                bits(&by(0..n, 0, Split::Always)),
-                "{case}: split"
-            );
-            if shape.causal {
-                // The same rows in chunks, and one alone.
-                let width = whole.len() / n;
-                let (cut, mut parts) = (n / 2, Vec::new());
-                if cut > 0 {
-                    parts.extend(by(0..cut, 0, Split::Auto));
-                }
-                parts.extend(by(cut..n, cut, Split::Auto));
-                assert_eq!(bits(&whole), bits(&parts), "{case}: chunks");
-                assert_eq!(
-                    bits(&whole[(n - 1) * width..]),
-                    bits(&by(n - 1..n, n - 1, Split::Auto)),
-                    "{case}: alone"
-                );
-            }
-        }
-        let cache = gpu.cache(4, 2, 8, 8).unwrap();
-        let q = upload(gpu, &values(16 * 5, 1), 16);
-        assert!(
-            gpu.attention(&q, 0..5, &cache, 0, &base).is_err(),
-            "beyond the cache"
-        );
-    }
-}
-
-#[test]
-fn attention_is_right_and_the_same_bits_however_a_text_is_cut() {
-    on_a_device::<Attentions>();
-}
-
 #[test]
 fn devices_that_are_not_there_are_errors_that_say_what_to_do() {
     for (name, hint) in [
@@ -610,91 +418,4 @@ fn devices_that_are_not_there_are_errors_that_say_what_to_do() {
         let error = error.to_string();
         assert!(error.contains(hint), "{error}");
     }
-}
-
-struct Sums;
-impl Check for Sums {
-    fn check<R: Runtime>(gpu: &mut Gpu<R>) {
-        for n in [1, 255, 20_000] {
-            let (x, y) = (values(n, 17), values(n, 18));
-            let (bx, by) = (upload(gpu, &x, n), upload(gpu, &y, n));
-            let dot = |a: &[f32], b: &[f32]| -> f64 {
-                a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-            };
-            let sum: f64 = x.iter().map(|&v| f64::from(v)).sum();
-            let cosine = dot(&x, &y) / (dot(&x, &x) * dot(&y, &y)).sqrt();
-            let found = [
-                gpu.sum(&bx).unwrap(),
-                gpu.dot(&bx, &by).unwrap(),
-                gpu.cosine(&bx, &by).unwrap(),
-            ];
-            let right = [sum, dot(&x, &y), cosine];
-            for (a, b) in found.iter().zip(right) {
-                assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{n}: {found:?} {right:?}");
-            }
-        }
-        for (n, m, d) in [(1, 1, 1), (3, 20, 7), (20, 3, 300)] {
-            let (mut x, y) = (values(n * d, 19), values(m * d, 20));
-            if n > 1 {
-                x[..d].fill(0.0);
-            }
-            let (bx, by) = (upload(gpu, &x, d), upload(gpu, &y, d));
-            let right = linear::plain(&x, &y, None, d);
-            let found = gpu.download(&gpu.products(&bx, &by).unwrap()).unwrap();
-            assert_close("products", &found, &right, 1e-5);
-            let norm = |row: &[f32]| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-            let right: Vec<f64> = right
-                .iter()
-                .enumerate()
-                .map(|(i, p)| p / (norm(&x[i / m * d..][..d]) * norm(&y[i % m * d..][..d])))
-                .collect();
-            let found = gpu.download(&gpu.cosines(&bx, &by).unwrap()).unwrap();
-            assert_close("cosines", &found, &right, 1e-5);
-        }
-    }
-}
-
-#[test]
-fn sums_and_cosines_are_right_and_those_of_zero_rows_are_nan() {
-    on_a_device::<Sums>();
-}
-
-struct TensorCores;
-impl Check for TensorCores {
-    fn check<R: Runtime>(gpu: &mut Gpu<R>) {
-        // Rounding runs everywhere; products only where there are tensor cores.
-        let mut x = values(1000, 21);
-        x[3] = f32::NAN;
-        x[4] = f32::INFINITY;
-        x[5] = 1.0 + 1.0 / 256.0; // Halfway; goes to the even 1.0.
-        let rounded = tensor_core::round(&gpu.device, &upload(gpu, &x, 1000).words).unwrap();
-        let words = gpu.device.download(&rounded).unwrap();
-        for (i, v) in x.iter().enumerate() {
-            let bits = (words[i / 2].to_bits() >> (16 * (i % 2))) as u16;
-            let (found, right) = (half::bf16::from_bits(bits), half::bf16::from_f32(*v));
-            assert!(found == right || (found.is_nan() && right.is_nan()), "{v}: {found}");
-        }
-        for (n_rows, n_cols, n_out) in [(1, 16, 1), (3, 70, 130), (200, 256, 300), (129, 1000, 128)] {
-            let (x, w) = (values(n_rows * n_cols, 22), values(n_out * n_cols, 23));
-            let bias = values(n_out, 24);
-            let (table, rounded) = matrix(DType::BF16, n_out, n_cols, &w);
-            let weight = gpu.weight(&table).unwrap();
-            if !gpu.has_tensor_cores(&weight) {
-                eprintln!("skipped: no tensor cores on {}", gpu.describe());
-                return;
-            }
-            gpu.set_precision(Precision::Bf16);
-            let (bx, bb) = (upload(gpu, &x, n_cols), upload(gpu, &bias, n_out));
-            let x: Vec<f32> = x.iter().map(|&v| DType::BF16.round(v)).collect();
-            let right = linear::plain(&x, &rounded, Some(&bias), n_cols);
-            let found = gpu.download(&gpu.linear(&bx, &weight, Some(&bb)).unwrap()).unwrap();
-            assert_close("tensor cores", &found, &right, 1e-4);
-            assert_rows_alone(gpu, &bx, &weight, Some(&bb));
-        }
-    }
-}
-
-#[test]
-fn tensor_cores_multiply_what_is_rounded_to_bf16() {
-    on_a_device::<TensorCores>();
 }
