@@ -7,6 +7,8 @@ pub mod backend;
 pub mod cpu;
 mod error;
 pub mod forward;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod load;
 mod mixture;
 pub mod text;

@@ -79,7 +79,7 @@ fn qwen(config: &mut Config) -> Result<ModelSpec, SpecError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{read, refuses_strangers, with};
+    use super::super::testing::{read, refuses_strangers};
     use serde_json::{Value, json};
 
     fn qwen_7b() -> Value {
