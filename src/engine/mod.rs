@@ -9,6 +9,7 @@ mod error;
 pub mod forward;
 mod load;
 mod mixture;
+pub mod vision;
 
 pub use error::EngineError;
 pub use forward::{Chunk, Computed, Decoder, Logits, Piece, TextCache, Values, Wanted};

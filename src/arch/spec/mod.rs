@@ -4,18 +4,24 @@
 //! that no reader knows is an error that names it, since it may change what the model computes.
 //! Names of tensors are another matter (`super::ARCHITECTURES`): many model types share them.
 
+pub mod composite;
 pub mod config;
 pub mod layer;
 pub mod rope;
+pub mod vision;
 
 mod llama;
 
+pub use composite::{
+    ConnectorSpec, ImageSpec, ProjectorSpec, ResamplerSpec, SliceSpec, VisionLanguageSpec,
+};
 pub use config::{Config, SpecError};
 pub use layer::{
     Activation, AttentionSpec, DenseSpec, LayerSpec, MixtureSpec, MlpSpec, NormKind, NormSpec,
     Projections, QkNorm, QkNormScope, RouterSpec, Scoring, SharedExpert, Wiring,
 };
 pub use rope::{RopeScaling, RopeSpec, RopeStyle};
+pub use vision::{PatchPositions, TowerOutput, VisionSpec};
 
 use serde_json::Value;
 
