@@ -11,6 +11,7 @@ A folder holds `config.json`, `model.safetensors` (bfloat16, published names) an
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -27,36 +28,57 @@ import transformers
 from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING
 
+import cross
 import oracle
 import weights
-from cases import CASES, Case
+from cases import CASES, OWN, Case
+from published import MODELS
 
 HERE = Path(__file__).resolve().parent
 PUBLISHED_VERSION = "4.40.0"  # of transformers, as the repositories of that time state it
 MIN_CHANGE = 1e-2             # a switch that moves no logit by this much is not under test
+MAX_CROSS_ERROR = 1e-4        # between two float32 programs of the same model, logits of order ten
 
 
 def config_of(case: Case, overrides: dict | None = None):
-    """The transformers configuration that the published keys mean."""
-    config = CONFIG_MAPPING[case.config["model_type"]].from_dict({**case.config, **(overrides or {})})
+    """The transformers configuration that the published keys mean; for an own module, the keys."""
+    # transformers writes defaults into the nested dictionaries that it is given.
+    keys = copy.deepcopy({**case.config, **(overrides or {})})
+    if case.oracle == OWN:
+        return keys
+    config = CONFIG_MAPPING[keys["model_type"]].from_dict(keys)
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"
     return config
 
 
-def model_class(case: Case):
-    return getattr(transformers, case.architecture)
+def build(case: Case, config):
+    """The model with whatever weights its code gives it."""
+    if case.oracle == OWN:
+        return MODELS[case.architecture](**config).eval()
+    return getattr(transformers, case.architecture)(config).eval()
 
 
 def write_model(case: Case, folder: Path) -> None:
     """config.json and model.safetensors."""
     generator = weights.generator_of(case.name)
-    model = model_class(case)(config_of(case)).float().eval()
+    model = build(case, config_of(case)).float()
     weights.draw(model, generator)
-    with tempfile.TemporaryDirectory() as temporary:
-        model.to(torch.bfloat16).save_pretrained(temporary, save_original_format=case.save_original_format)
-        tensors = load_file(Path(temporary) / "model.safetensors")
-        config = (Path(temporary) / "config.json").read_text()
+    model.to(torch.bfloat16)
+    if case.oracle == OWN:
+        tensors = model.state_dict()
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            model.save_pretrained(temporary, save_original_format=case.save_original_format)
+            tensors = load_file(Path(temporary) / "model.safetensors")
+            config = (Path(temporary) / "config.json").read_text()
+    tensors = {name.removeprefix(case.strip_prefix): tensor for name, tensor in tensors.items()}
+    # The one kind of tensor that is published in another type beside bfloat16 weights.
+    tensors |= {name: t.float() for name, t in tensors.items() if name.endswith("e_score_correction_bias")}
+    if case.name == "gpt2-base-names":
+        # That repository also holds the causal masks, which are no weights.
+        n = case.config["n_positions"]
+        tensors |= {f"h.{i}.attn.bias": torch.ones(1, 1, n, n).tril() for i in range(case.config["n_layer"])}
     if case.keys == "published":
         content = {"architectures": [case.architecture], **case.config, "torch_dtype": "bfloat16",
                    "transformers_version": PUBLISHED_VERSION}
@@ -67,7 +89,11 @@ def write_model(case: Case, folder: Path) -> None:
 
 def load(case: Case, folder: Path, dtype: torch.dtype):
     """The model of a folder; every tensor must find its place."""
-    model, info = model_class(case).from_pretrained(
+    if case.oracle == OWN:
+        model = build(case, config_of(case)).to(dtype)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model
+    model, info = getattr(transformers, case.architecture).from_pretrained(
         folder, dtype=dtype, attn_implementation="eager", output_loading_info=True)
     model.config._experts_implementation = "eager"
     if bad := {k: v for k, v in info.items() if v}:
@@ -88,8 +114,9 @@ def reference(case: Case, folder: Path) -> dict[str, torch.Tensor]:
     half = load(case, folder, torch.bfloat16)
     result["logits_bf16"] = oracle.run(half, inputs)["logits"].float()
     config = config_of(case)
-    config.dtype = torch.float64
-    result["logits_f64"] = oracle.run_double(lambda: model_class(case)(config), single.state_dict(), inputs)
+    if case.oracle != OWN:
+        config.dtype = torch.float64
+    result["logits_f64"] = oracle.run_double(lambda: build(case, config), single.state_dict(), inputs)
     result["input_ids"] = inputs["input_ids"][0]
     for name, tensor in result.items():
         if not torch.isfinite(tensor).all():
@@ -122,14 +149,30 @@ def make(case: Case, root: Path) -> dict:
 
 @torch.no_grad()
 def check(case: Case, root: Path) -> None:
-    """Fails unless each change of `without` alters the logits of the same weights."""
+    """Fails unless each change of `without` alters the logits of the same weights.
+
+    An own module must also agree with a class of transformers that can say the same.
+    """
     inputs = {"input_ids": ids_of(case)}
     state = load(case, root / case.name, torch.float32).state_dict()
     kept = load_file(root / case.name / "reference.safetensors")["logits"]
+    other = None
+    if case.name in cross.CROSS:
+        tensors = load_file(root / case.name / "model.safetensors")
+        other = cross.logits(case.name, copy.deepcopy(case.config), tensors, inputs["input_ids"])
+    elif case.oracle != OWN and case.architecture in MODELS:
+        own = MODELS[case.architecture](**case.config)
+        own.load_state_dict(load_file(root / case.name / "model.safetensors"))
+        other = own(**inputs).logits[0]
+    if other is not None:
+        difference = (other - kept).abs().max().item()
+        print(f"{case.name:22} own module and a class of transformers: {difference:.1e} apart")
+        if not difference < MAX_CROSS_ERROR:
+            raise SystemExit(f"{case.name}: the own module differs")
     for change in case.without:
-        model = model_class(case)(config_of(case, change)).float()
+        model = build(case, config_of(case, change)).float()
         model.load_state_dict(state, strict=False)
-        difference = (model.eval()(**inputs, use_cache=False).logits[0] - kept).abs().max().item()
+        difference = (model(**inputs, use_cache=False).logits[0] - kept).abs().max().item()
         print(f"{case.name:22} {json.dumps(change)}: {difference:.3f}")
         if not difference > MIN_CHANGE:
             raise SystemExit(f"{case.name}: {change} changes nothing")

@@ -5,8 +5,6 @@ so `model.double()` alone gives a mixture. `TrueDouble` redirects every such cas
 float64 while the model is built and run, and fails if any float32 tensor still comes out.
 """
 
-import copy
-
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -68,23 +66,14 @@ def run(model, inputs: dict, mlp: str | None = None) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def run_double(make, state, inputs, prepare=lambda model: None) -> torch.Tensor:
-    """Logits of the float64 run, [n_tokens, vocab_size]."""
+def run_double(make, state, inputs, read=lambda out: out.logits[0]) -> torch.Tensor:
+    """What `read` finds in the answer of the float64 run: by default the logits, [n_tokens, vocab_size]."""
     model = build_double(make, state)
-    prepare(model)
-    inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    inputs = {k: v.double() if torch.is_floating_point(v) else v for k, v in inputs.items()}
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with TrueDouble():
-            return model(**inputs, use_cache=False).logits[0]
+            return read(model(**inputs))
     finally:
         torch.set_default_dtype(before)
-
-
-def changed(config, overrides: dict):
-    """A copy of a configuration with some attributes replaced."""
-    config = copy.deepcopy(config)
-    for key, value in overrides.items():
-        setattr(config, key, value)
-    return config

@@ -24,7 +24,12 @@ def draw(model, generator: torch.Generator) -> None:
     for name in sorted(tensors):
         tensor = tensors[name]
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
-        if tensor.dim() < 2 or "layernorm" in name:  # gains, biases, and StableLM's per-head gains
+        if name.endswith("bias"):
+            value = VECTOR_NOISE * noise
+        elif (tensor.dim() < 2 or "layernorm" in name) and "class_embedding" not in name:
+            # A gain, stored around 1 or, by Gemma, around 0: what its code begins with.
+            if tensor.unique().numel() != 1:
+                raise ValueError(f"{name} does not begin as a constant")
             value = tensor.float() + VECTOR_NOISE * noise
         elif "embed" in name or "wte" in name or "wpe" in name:
             value = 0.6 * noise
@@ -35,7 +40,7 @@ def draw(model, generator: torch.Generator) -> None:
 
 def write(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """A safetensors file with its tensors in the order of their names."""
-    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, path, metadata={"format": "pt"})
+    save_file({name: tensors[name].contiguous().clone() for name in sorted(tensors)}, path, metadata={"format": "pt"})
     path.chmod(0o644)
 
 
