@@ -274,7 +274,9 @@ fn minicpm_llama3_v(object: &Map<String, Value>) -> Result<VisionLanguageSpec, S
     if vision.positions != PatchPositions::Buckets {
         return Err(config.wrong("vision_config", "a tower of model_type idefics2"));
     }
-    vision.positions = PatchPositions::Strip;
+    vision.positions = PatchPositions::Strip {
+        padded: config.flag_or("batch_vision_input", true)?,
+    };
     let model_type = config.text("model_type")?;
     Ok(MiniCpmV::read(config, &language, vision, false, false)?.with(&model_type, language))
 }

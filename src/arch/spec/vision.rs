@@ -47,7 +47,11 @@ pub enum PatchPositions {
     Buckets,
     /// As `Buckets`, of an image one patch high in which all patches lie side by side, row after row:
     /// MiniCPM-Llama3-V 2.5 hands its images to the tower as such strips.
-    Strip,
+    Strip {
+        /// Images of a batch are filled up to the longest strip with patches of zeros, which the tower
+        /// does not tell from others: its mask marks all as seen.
+        padded: bool,
+    },
     /// The learned square, resized to the image by an antialiased bicubic filter (timm).
     Resized,
 }

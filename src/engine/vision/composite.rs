@@ -116,20 +116,22 @@ impl<B: Backend> VisionLanguage<B> {
         }
     }
 
-    /// The rows that one image becomes `[n_rows, hidden_size]`: as many as the resampler has queries, or
-    /// as the tower has patches.
+    /// The rows that each image of a text becomes `[n_rows, hidden_size]`: as many as the resampler has
+    /// queries, or as the tower has patches. Where a model fills images up to a batch, the images of one
+    /// text are the batch: hand in all of them, in order, wholes and slices.
     ///
     /// # Errors
     /// When the tower does not take images of this size, or the device fails.
-    pub fn rows(&self, pixels: &Pixels) -> Result<B::Buffer, EngineError> {
+    pub fn rows(&self, images: &[Pixels]) -> Result<Vec<B::Buffer>, EngineError> {
         let backend = self.decoder.backend();
-        let x = self.tower.forward(backend, pixels)?;
-        match &self.connector {
-            Connector::Projector(projector) => projector.forward(backend, &x),
+        let rows = self.tower.forward(backend, images)?;
+        let connect = |(x, pixels): (&B::Buffer, &Pixels)| match &self.connector {
+            Connector::Projector(projector) => projector.forward(backend, x),
             Connector::Resampler(resampler) => {
-                resampler.forward(backend, &x, self.tower.grid(pixels)?)
+                resampler.forward(backend, x, self.tower.grid(pixels)?)
             }
-        }
+        };
+        rows.iter().zip(images).map(connect).collect()
     }
 }
 

@@ -10,10 +10,10 @@ use std::io::Cursor;
 
 /// Greatest side of a picture, in pixels.
 const MAX_SIDE: u32 = 1 << 16;
-/// Most pixels of a picture.
-const MAX_PIXELS: u64 = 1 << 28;
+/// Most pixels of a picture: where Pillow, too, takes a file for a decompression bomb.
+const MAX_PIXELS: u64 = 178_956_970;
 /// Memory that decoding may take.
-const MAX_BYTES: u64 = 2 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A picture of 8-bit colours.
 #[derive(Debug, Clone, PartialEq, Eq)]

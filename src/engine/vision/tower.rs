@@ -1,7 +1,8 @@
 //! A vision tower: patches of one image → one row each.
 //!
 //! Images are computed one by one, each with as many rows as it has patches. What implementations that
-//! pad images to a batch compute is the same: padding is masked out of the attention.
+//! pad images to a batch compute is the same where padding is masked out of the attention; where it is not,
+//! the padding is computed here too.
 
 use super::picture::Pixels;
 use super::positions;
@@ -75,11 +76,11 @@ impl<B: Backend> Tower<B> {
         let hidden = spec.hidden_size;
         let outside = Role::outside;
         loader.expect_layers(spec.layers.len())?;
-        let n_values = N_CHANNELS * spec.patch_size * spec.patch_size;
+        let patch_values = N_CHANNELS * spec.patch_size * spec.patch_size;
         let patches = loader.linear(
             outside(RoleKind::PatchEmbedding),
             hidden,
-            n_values,
+            patch_values,
             spec.patch_bias,
         )?;
         let class_token = spec
@@ -134,7 +135,9 @@ impl<B: Backend> Tower<B> {
             PatchPositions::Fixed => pixels.height == size && pixels.width == size,
             PatchPositions::Buckets => n_rows > 0 && n_columns > 0,
             // A strip of patches and a padded edge would be other images.
-            PatchPositions::Strip | PatchPositions::Resized => n_rows > 0 && n_columns > 0 && whole,
+            PatchPositions::Strip { .. } | PatchPositions::Resized => {
+                n_rows > 0 && n_columns > 0 && whole
+            }
         };
         if fits && pixels.values.len() == N_CHANNELS * pixels.height * pixels.width {
             return Ok((n_rows, n_columns));
@@ -150,16 +153,25 @@ impl<B: Backend> Tower<B> {
         )))
     }
 
-    /// The rows of an image, with the class token first where the output has it:
+    /// The rows of each image of a batch, with the class token first where the output has it:
     /// `[n_patches (+ 1), hidden_size]`.
     ///
     /// # Errors
     /// When the tower does not take images of this size, or the device fails.
-    pub fn forward(&self, backend: &B, pixels: &Pixels) -> Result<B::Buffer, EngineError> {
-        self.states(backend, pixels, &mut |_, _| Ok(()))
+    pub fn forward(&self, backend: &B, batch: &[Pixels]) -> Result<Vec<B::Buffer>, EngineError> {
+        let mut length = 0;
+        if let PatchPositions::Strip { padded: true } = self.spec.positions {
+            for pixels in batch {
+                let grid = self.grid(pixels)?;
+                length = length.max(grid.0 * grid.1);
+            }
+        }
+        let image = |pixels| self.states(backend, pixels, length, &mut |_, _| Ok(()));
+        batch.iter().map(image).collect()
     }
 
-    /// As [`Self::forward`]; `tap` sees the stream before each layer and after the last that is computed.
+    /// As [`Self::forward`] for one image, in a batch whose images are filled up to `length` patches; `tap`
+    /// sees the stream before each layer and after the last that is computed.
     ///
     /// # Errors
     /// As [`Self::forward`], and those of `tap`.
@@ -167,17 +179,21 @@ impl<B: Backend> Tower<B> {
         &self,
         backend: &B,
         pixels: &Pixels,
+        length: usize,
         tap: &mut dyn FnMut(usize, &B::Buffer) -> Result<(), EngineError>,
     ) -> Result<B::Buffer, EngineError> {
         let grid = self.grid(pixels)?;
         let n_patches = grid.0 * grid.1;
-        let patches = unfold(pixels, grid, self.spec.patch_size);
-        let patches = backend.upload(&patches, n_patches, patches.len() / n_patches)?;
-        let mut x = linear(backend, &patches, &self.patches)?; // [n_patches, hidden_size]
+        let n_filled = n_patches.max(length);
+        let mut patches = unfold(pixels, grid, self.spec.patch_size);
+        let n_values = patches.len() / n_patches;
+        patches.resize(n_filled * n_values, 0.0);
+        let patches = backend.upload(&patches, n_filled, n_values)?;
+        let mut x = linear(backend, &patches, &self.patches)?; // [n_filled, hidden_size]
         if let Some(token) = &self.class_token {
             x = backend.stack(&[token.clone(), x])?;
         }
-        backend.add(&mut x, &self.positions(backend, grid)?, 1.0)?;
+        backend.add(&mut x, &self.positions(backend, grid, n_filled)?, 1.0)?;
         if let Some(pre_norm) = &self.pre_norm {
             x = norm(backend, &x, pre_norm)?;
         }
@@ -190,21 +206,28 @@ impl<B: Backend> Tower<B> {
         if output.normed {
             x = norm(backend, &x, &self.post_norm)?;
         }
-        if self.spec.class_token && !output.with_class_token {
-            let rows: Vec<u32> = (1..=n_patches as u32).collect();
+        let with_token = self.spec.class_token && output.with_class_token;
+        let first = usize::from(self.spec.class_token && !with_token);
+        let end = n_patches + usize::from(self.spec.class_token);
+        if (first, end) != (0, backend.shape(&x).0) {
+            let rows: Vec<u32> = (first as u32..end as u32).collect();
             x = backend.gather(&x, &rows)?;
         }
         Ok(x)
     }
 
-    /// Positions of all rows `[n_patches (+ 1), hidden_size]`.
-    fn positions(&self, backend: &B, grid: (usize, usize)) -> Result<B::Buffer, EngineError> {
+    /// Positions of all rows `[n_filled (+ 1), hidden_size]`.
+    fn positions(
+        &self,
+        backend: &B,
+        grid: (usize, usize),
+        n_filled: usize,
+    ) -> Result<B::Buffer, EngineError> {
         let n_side = self.spec.n_side();
-        let n_patches = grid.0 * grid.1;
         let ids: Vec<u32> = match self.spec.positions {
             PatchPositions::Fixed => (0..self.spec.n_positions() as u32).collect(),
             PatchPositions::Buckets => positions::buckets(grid, n_side),
-            PatchPositions::Strip => positions::buckets((1, n_patches), n_side),
+            PatchPositions::Strip { .. } => positions::buckets((1, n_filled), n_side),
             PatchPositions::Resized => Vec::new(),
         };
         match &self.positions {
@@ -212,7 +235,7 @@ impl<B: Backend> Tower<B> {
             Positions::Square(square) => {
                 let hidden = self.spec.hidden_size;
                 let resized = positions::resized(square, n_side, hidden, grid);
-                backend.upload(&resized, n_patches, hidden)
+                backend.upload(&resized, grid.0 * grid.1, hidden)
             }
         }
     }
