@@ -15,7 +15,7 @@ pub enum Rule {
     QkvBlocks,
     /// Rows are, head by head, q k v of that head (GPT-NeoX, BLOOM).
     QkvPerHead,
-    /// Rows are, group by group, the queries of the group, then k, then v (InternLM2).
+    /// Rows are, group by group, the queries of the group, then k, then v (InternLM2, Falcon).
     QkvPerGroup,
     /// Rows are gate, then up (Phi-3).
     GateUpBlocks,
@@ -23,6 +23,9 @@ pub enum Rule {
     UpOrGateUp,
     /// A stack of the role's matrices, one for each expert `[n_experts, rows, columns]`.
     Experts(RoleKind),
+    /// A stack of the experts' matrices, each of whose rows are gate, then up `[n_experts, 2 × rows,
+    /// columns]`.
+    ExpertsGateUp,
     /// Known, and of no use as evidence (buffers such as `rotary_emb.inv_freq`).
     Ignored,
 }

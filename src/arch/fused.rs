@@ -18,14 +18,41 @@ pub(super) struct Heads {
     pub n_kv_heads: Option<usize>,
     pub head_dim: Option<usize>,
     pub intermediate_size: Option<usize>,
+    /// Stacked experts are stored `[n_experts, in, out]` (GPT-OSS, Llama 4), which no rule reads yet.
+    pub transposed_experts: bool,
+}
+
+/// Key and value heads of Falcon: the new decoder states them, of the old ones some have one for all.
+fn falcon_kv_heads(config: Option<&Value>, n_heads: Option<usize>) -> Option<usize> {
+    let flag = |key: &str, default: bool| {
+        let value = config.and_then(|c| c.get(key)).and_then(Value::as_bool);
+        value.unwrap_or(default)
+    };
+    let stated = number(config, &["num_kv_heads", "n_head_kv"]);
+    // First published without the flag that says so.
+    let is_40b = config.and_then(|c| c.get("model_type")) == Some(&Value::from("RefinedWeb"));
+    if flag("new_decoder_architecture", is_40b) {
+        stated.or(n_heads)
+    } else if flag("multi_query", true) {
+        Some(1)
+    } else {
+        n_heads
+    }
 }
 
 impl Heads {
     pub(super) fn read(config: Option<&Value>) -> Self {
         let n_heads = number(config, &["num_attention_heads", "n_head", "num_heads"]);
+        let model_type = config.and_then(|c| c.get("model_type"));
+        let model_type = model_type.and_then(Value::as_str).unwrap_or_default();
+        let n_kv_heads = match model_type {
+            "falcon" | "RefinedWeb" | "RefinedWebModel" => falcon_kv_heads(config, n_heads),
+            _ => number(config, &["num_key_value_heads"]).or(n_heads),
+        };
         Self {
             n_heads,
-            n_kv_heads: number(config, &["num_key_value_heads"]).or(n_heads),
+            n_kv_heads,
+            transposed_experts: ["gpt_oss", "llama4_text", "llama4"].contains(&model_type),
             head_dim: number(config, &["head_dim"]),
             intermediate_size: number(config, &["intermediate_size"]),
         }

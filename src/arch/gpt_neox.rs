@@ -26,5 +26,7 @@ pub const GPT_NEOX: Family = Family {
         ("embed_in", K::TokenEmbedding),
         ("final_layer_norm", K::FinalNorm),
         ("embed_out", K::OutputHead),
+        // As transformers 5 holds it, and saves it where asked not to restore the names.
+        ("lm_head", K::OutputHead),
     ],
 };

@@ -1,4 +1,5 @@
-//! The Llama shape: Llama 1–3, Mistral, Qwen2/2.5/3, MiniCPM, Yi, Gemma and whoever kept the names.
+//! The Llama shape: Llama 1–3, Mistral, Qwen2/2.5/3, MiniCPM, Yi, Gemma, StableLM and whoever kept the
+//! names.
 
 use super::component::Norm;
 use super::family::{Family, Rule};
@@ -18,6 +19,9 @@ pub const LLAMA: Family = Family {
         ("self_attn.v_proj", Rule::One(K::Value)),
         ("self_attn.q_norm", Rule::One(K::QueryNorm)),
         ("self_attn.k_norm", Rule::One(K::KeyNorm)),
+        // StableLM 2 12B: a norm for each head.
+        ("self_attn.q_layernorm.norms.{}", Rule::One(K::QueryNorm)),
+        ("self_attn.k_layernorm.norms.{}", Rule::One(K::KeyNorm)),
         ("self_attn.o_proj", Rule::One(K::AttentionOutput)),
         ("self_attn.rotary_emb.inv_freq", Rule::Ignored),
         ("post_attention_layernorm", Rule::One(K::MlpNorm)),
@@ -29,6 +33,13 @@ pub const LLAMA: Family = Family {
         ("mlp.experts.{}.gate_proj", Rule::One(K::Gate)),
         ("mlp.experts.{}.up_proj", Rule::One(K::Up)),
         ("mlp.experts.{}.down_proj", Rule::One(K::Down)),
+        // As transformers 5 holds experts, and saves them where asked not to restore the names.
+        ("mlp.experts.gate_up_proj", Rule::ExpertsGateUp),
+        ("mlp.experts.down_proj", Rule::Experts(K::Down)),
+        ("mlp.shared_expert.gate_proj", Rule::One(K::SharedGate)),
+        ("mlp.shared_expert.up_proj", Rule::One(K::SharedUp)),
+        ("mlp.shared_expert.down_proj", Rule::One(K::SharedDown)),
+        ("mlp.shared_expert_gate", Rule::One(K::SharedRouter)),
     ],
     outside: &[
         ("embed_tokens", K::TokenEmbedding),

@@ -13,17 +13,28 @@ pub mod role;
 pub mod spec;
 pub mod split;
 
+mod bloom;
+mod deepseek;
 mod fused;
 mod gguf;
 mod gpt2;
 mod gpt_neox;
+mod gptj;
 mod internlm2;
 mod llama;
 mod meta_llama;
 mod mixtral;
+mod olmo;
+mod opt;
+mod phi;
 mod phi3;
+mod qwen;
+mod rules;
 mod sandwich;
 mod vision;
+
+#[cfg(test)]
+mod names_tests;
 
 pub use component::{Component, ComponentKind, Norm, RoleBasis};
 pub use model::Model;
@@ -34,14 +45,22 @@ use family::Family;
 
 /// Every family that is known by name. Order breaks ties: the more specific come first.
 pub const ARCHITECTURES: &[Family] = &[
+    // Of a model that has nothing but the names they share, it is the norms that are missing.
+    olmo::OLMO,
     llama::LLAMA,
     sandwich::SANDWICH,
     mixtral::MIXTRAL,
     phi3::PHI3,
+    deepseek::DEEPSEEK,
+    phi::PHI,
+    opt::OPT,
     internlm2::INTERNLM2,
     meta_llama::META_LLAMA,
     gpt2::GPT2,
+    qwen::QWEN,
+    gptj::GPTJ,
     gpt_neox::GPT_NEOX,
+    bloom::BLOOM,
     gguf::GGUF,
     vision::CLIP,
     vision::VIT_BLOCKS,

@@ -5,10 +5,10 @@
 //! reads a weight.
 
 use super::component::{Component, ComponentKind, Norm, RoleBasis};
-use super::family::{Family, Rule};
-use super::fused::{Heads, qkv_rows};
+use super::family::Family;
+use super::fused::Heads;
 use super::role::{Part, Role, RoleKind};
-use super::{ARCHITECTURES, ArchError, infer};
+use super::{ARCHITECTURES, ArchError, infer, rules};
 use crate::tensor::{Matrix, Tensor};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,9 +38,6 @@ const VISION_SEGMENTS: &[&str] = &[
     "vit",
     "image_encoder",
 ];
-
-/// More experts in one layer than any published mixture has.
-const MAX_EXPERTS: usize = 4096;
 
 /// A tensor of a stack, its name taken apart.
 #[derive(Debug, Clone)]
@@ -93,7 +90,7 @@ fn member(index: usize, name: &str) -> Option<(String, Member)> {
             let mut stems = Vec::new();
             for piece in stem.split('.') {
                 match piece.parse::<u32>() {
-                    Ok(number) if expert.is_none() && precedes_expert(stems.last()) => {
+                    Ok(number) if expert.is_none() && precedes_expert(&stems) => {
                         expert = Some(number);
                         stems.push("{}");
                     }
@@ -117,9 +114,14 @@ fn member(index: usize, name: &str) -> Option<(String, Member)> {
     None
 }
 
-/// Whether a number after this segment counts experts: `experts.3`, and `ffn_up.3` in old GGUF files.
-fn precedes_expert(segment: Option<&&str>) -> bool {
-    segment.is_some_and(|s| ["experts", "ffn_gate", "ffn_up", "ffn_down"].contains(s))
+/// Whether a number after these segments counts experts: `experts.3`, and `ffn_up.3` in old GGUF files;
+/// or heads, where each has a norm of its own: `q_layernorm.norms.3`.
+fn precedes_expert(segments: &[&str]) -> bool {
+    match segments {
+        [.., "q_layernorm" | "k_layernorm", "norms"] => true,
+        [.., last] => ["experts", "ffn_gate", "ffn_up", "ffn_down"].contains(last),
+        [] => false,
+    }
 }
 
 fn has_segment(name: &str, of: &[&str]) -> bool {
@@ -155,106 +157,6 @@ fn section(config: Option<&Value>, vision: bool) -> Option<&Value> {
     } else {
         nested.or(Some(config))
     }
-}
-
-/// Names the roles of one tensor by its family's rule.
-fn apply_rule(
-    rule: Rule,
-    member: &Member,
-    layer: u32,
-    tensor: &Tensor,
-    family: &Family,
-    heads: Heads,
-    notes: &mut Vec<String>,
-    roles: &mut BTreeMap<Role, Matrix>,
-) -> Result<(), ArchError> {
-    if rule == Rule::Ignored || tensor.n_elements() == 0 || tensor.shape().is_empty() {
-        return Ok(());
-    }
-    let mut matrix = Matrix::new(tensor.clone())?;
-    if family.transposed && tensor.shape().len() == 2 && member.part == Part::Weight {
-        matrix = matrix.transposed();
-    }
-    let role = |kind| Role {
-        layer: Some(layer),
-        kind,
-        expert: member.expert,
-        part: member.part,
-    };
-    let rule = match rule {
-        Rule::UpOrGateUp => {
-            let fused = heads
-                .intermediate_size
-                .is_some_and(|n| Some(matrix.n_rows()) == n.checked_mul(2));
-            if fused {
-                Rule::GateUpBlocks
-            } else {
-                Rule::One(RoleKind::Up)
-            }
-        }
-        other => other,
-    };
-    match rule {
-        Rule::Experts(kind) => {
-            if tensor.shape().len() != 3 || member.part == Part::Bias {
-                return Ok(());
-            }
-            for expert in 0..tensor.shape()[0].min(MAX_EXPERTS) {
-                let slice = Matrix::slice_of_stack(tensor.clone(), expert)?;
-                roles.insert(role(kind).of_expert(Some(expert as u32)), slice);
-            }
-        }
-        Rule::One(kind) => {
-            let expected_dims = if kind.is_norm() || member.part == Part::Bias {
-                1
-            } else {
-                2
-            };
-            if tensor.shape().len() != expected_dims {
-                return Err(ArchError::Shape {
-                    tensor: tensor.name().to_owned(),
-                    role: role(kind).to_string(),
-                    family: family.id.to_owned(),
-                    expected: format!("{expected_dims} dimension(s)"),
-                    found: tensor.shape().to_vec(),
-                });
-            }
-            roles.insert(role(kind), matrix);
-        }
-        Rule::GateUpBlocks => {
-            let half = matrix.n_rows() / 2;
-            if !matrix.n_rows().is_multiple_of(2) {
-                return Err(ArchError::Shape {
-                    tensor: tensor.name().to_owned(),
-                    role: "gate and up".to_owned(),
-                    family: family.id.to_owned(),
-                    expected: "an even number of rows".to_owned(),
-                    found: tensor.shape().to_vec(),
-                });
-            }
-            roles.insert(role(RoleKind::Gate), matrix.clone().row_range(0..half)?);
-            roles.insert(role(RoleKind::Up), matrix.row_range(half..2 * half)?);
-        }
-        Rule::QkvBlocks | Rule::QkvPerHead | Rule::QkvPerGroup => {
-            match qkv_rows(rule, matrix.n_rows(), heads) {
-                Some(rows) => {
-                    let kinds = [RoleKind::Query, RoleKind::Key, RoleKind::Value];
-                    for (kind, rows) in kinds.into_iter().zip(rows) {
-                        roles.insert(role(kind), matrix.clone().select_rows(&rows)?);
-                    }
-                }
-                None if layer == 0 => notes.push(format!(
-                    "{}: fused q, k, v of {} rows cannot be cut apart: config.json does not state \
-                     matching num_attention_heads and num_key_value_heads; q, k, v have no roles",
-                    tensor.name(),
-                    matrix.n_rows()
-                )),
-                None => {}
-            }
-        }
-        Rule::Ignored | Rule::UpOrGateUp => {}
-    }
-    Ok(())
 }
 
 /// Parents of a stack's prefix, longest first: `llm.model.layers.` → `llm.model.`, `llm.`, ``.
@@ -312,7 +214,7 @@ fn named_component(
         if let Some(rule) = rule {
             let tensor = &tensors[member.tensor];
             let layer = position[&member.layer];
-            apply_rule(
+            rules::apply(
                 rule, member, layer, tensor, family, heads, notes, &mut roles,
             )?;
         }

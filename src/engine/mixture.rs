@@ -129,7 +129,7 @@ pub(super) fn forward<B: Backend>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::spec::Groups;
+    use crate::arch::spec::layer::Groups;
 
     const PLAIN: RouterSpec = RouterSpec {
         scoring: Scoring::Softmax,

@@ -67,7 +67,10 @@ fn spread(n: usize) -> Vec<usize> {
 
 /// Whether the profile of a role looks through the output rows.
 fn writes(kind: RoleKind) -> bool {
-    matches!(kind, RoleKind::AttentionOutput | RoleKind::Down)
+    matches!(
+        kind,
+        RoleKind::AttentionOutput | RoleKind::Down | RoleKind::SharedDown
+    )
 }
 
 /// What the rows of a view say to the tokens: `W Xᵀ` for readers, `Wᵀ Xᵀ` for writers.
@@ -109,6 +112,15 @@ fn known(component: &Component) -> Vec<Known<'_>> {
     let mut found: BTreeMap<usize, Known<'_>> = BTreeMap::new();
     for (role, matrix) in &component.roles {
         if role.layer.is_none() || role.part != Part::Weight || role.kind.is_norm() {
+            continue;
+        }
+        // Latents are neither read nor written by tokens.
+        let width = if writes(role.kind) {
+            matrix.n_rows()
+        } else {
+            matrix.n_cols()
+        };
+        if component.hidden_size.is_some_and(|d| d != width) {
             continue;
         }
         let name = matrix.tensor().name();

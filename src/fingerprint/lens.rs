@@ -9,7 +9,7 @@ use super::folded;
 use super::product;
 use super::units::{Mlp, View};
 use crate::arch::{Component, Norm, Part, Role, RoleKind};
-use crate::tensor::TensorError;
+use crate::tensor::{Matrix, TensorError};
 use ndarray::Array2;
 
 /// Normalised embeddings and folded output rows of the shared tokens of one model.
@@ -44,14 +44,19 @@ impl Lens {
     /// Reads the rows of the given tokens.
     ///
     /// # Errors
-    /// When the weights cannot be read or are not finite; `None` without embeddings or a token id
-    /// beyond them.
+    /// When the weights cannot be read or are not finite; `None` without embeddings, with some of
+    /// another width than the stream, or with a token id beyond them.
     pub fn read(component: &Component, tokens: &[usize]) -> Result<Option<Self>, TensorError> {
         let embedding = Role::outside(RoleKind::TokenEmbedding);
         let (Some(stored), Some(head)) = (component.role(embedding), component.output_head())
         else {
             return Ok(None);
         };
+        // Embeddings that are projected into the stream are no rows of it.
+        let of_stream = |m: &Matrix| component.hidden_size.is_none_or(|d| d == m.n_cols());
+        if !of_stream(stored) || !of_stream(head) {
+            return Ok(None);
+        }
         let n_rows = stored.n_rows().min(head.n_rows());
         if tokens.iter().any(|&t| t >= n_rows) {
             return Ok(None);

@@ -1,129 +1,9 @@
 //! A strict reader of config.json: every key is read, known to be harmless, or an error.
 
+pub use super::error::SpecError;
+use super::harmless::HARMLESS;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
-
-/// Keys that change no forward pass of a decoder at inference, whatever the model type.
-const HARMLESS: &[&str] = &[
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_commit_hash",
-    "_name_or_path",
-    "add_cross_attention",
-    "architectures",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_implementation",
-    "attn_pdrop",
-    "attn_dropout",
-    "auto_map",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "classifier_dropout",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "dropout",
-    "dtype",
-    "embd_pdrop",
-    "embed_pdrop",
-    "embedding_dropout",
-    "eos_token_id",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "id2label",
-    "initializer_range",
-    "initializer_std",
-    "is_decoder",
-    "is_encoder_decoder",
-    "keys_to_ignore_at_inference",
-    "label2id",
-    "layer_norm_elementwise_affine",
-    "layerdrop",
-    "max_length",
-    "min_length",
-    "model_type",
-    "num_beams",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "output_scores",
-    "pad_token_id",
-    "prefix",
-    "pretraining_tp",
-    "problem_type",
-    "pruned_heads",
-    "remove_invalid_values",
-    "resid_pdrop",
-    "residual_dropout",
-    "return_dict",
-    "return_dict_in_generate",
-    "rope_scaling_note",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "tf_legacy_loss",
-    "tokenizer_class",
-    "torch_dtype",
-    "torchscript",
-    "transformers.js_config",
-    "transformers_version",
-    "typical_p",
-    "use_bfloat16",
-    "use_cache",
-];
-
-/// Why a config does not describe a model that the engine runs.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum SpecError {
-    /// config.json is no JSON object.
-    #[error("config.json: expected an object")]
-    NotAnObject,
-    /// No reader for this model type.
-    #[error(
-        "config.json: the engine does not run model_type {found:?} (evidence from weights and files needs no engine); it runs: {known}"
-    )]
-    UnknownModelType {
-        /// What the config says.
-        found: String,
-        /// What the engine runs.
-        known: String,
-    },
-    /// A key that the forward pass needs is missing.
-    #[error("config.json: {key} is missing")]
-    Missing {
-        /// The key.
-        key: String,
-    },
-    /// A key holds what it must not.
-    #[error("config.json: {key}: expected {expected}, found {found}")]
-    Value {
-        /// The key.
-        key: String,
-        /// What it may hold.
-        expected: String,
-        /// What it holds.
-        found: String,
-    },
-    /// Keys that no reader knows and that may change what the model computes.
-    #[error(
-        "config.json: {keys} may change what a {model_type} model computes, and the engine does not know {them}"
-    )]
-    UnknownKeys {
-        /// The keys.
-        keys: String,
-        /// The model type.
-        model_type: String,
-        /// "it" or "them".
-        them: &'static str,
-    },
-}
 
 /// A config that is being read. Keys that are read, or named harmless, are known; [`Config::finish`]
 /// refuses the rest.
@@ -159,6 +39,12 @@ impl<'a> Config<'a> {
     /// Whether a key is there and not null; does not count as reading it.
     pub fn has(&self, key: &str) -> bool {
         self.object.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether a key is there and null: "none", where an absent key means the published default.
+    pub fn is_null(&mut self, key: &str) -> bool {
+        self.known.insert(key.to_owned());
+        self.object.get(key).is_some_and(Value::is_null)
     }
 
     /// Names keys that do not change the forward pass of this model type.
@@ -239,6 +125,35 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// As [`Self::size`], under the first of several names that is there: implementations renamed keys.
+    ///
+    /// # Errors
+    /// When none is there, one is no such number, or two disagree.
+    pub fn size_of(&mut self, names: &[&str]) -> Result<usize, SpecError> {
+        match self.optional_size_of(names)? {
+            Some(size) => Ok(size),
+            None => Err(self.missing(&names.join(" or "))),
+        }
+    }
+
+    /// As [`Self::size_of`] where one of the keys is there.
+    ///
+    /// # Errors
+    /// When one is no such number, or two disagree.
+    pub fn optional_size_of(&mut self, names: &[&str]) -> Result<Option<usize>, SpecError> {
+        let mut found: Option<usize> = None;
+        for name in names {
+            let size = self.optional_size(name)?;
+            if let (Some(first), Some(size)) = (found, size)
+                && first != size
+            {
+                return Err(self.wrong(name, format!("{first}, as {} says", names.join(" or "))));
+            }
+            found = found.or(size);
+        }
+        Ok(found)
+    }
+
     /// As [`Self::size`] where the key is there.
     ///
     /// # Errors
@@ -306,6 +221,39 @@ impl<'a> Config<'a> {
                     .collect()
             })
             .ok_or_else(|| self.wrong(key, "a list of finite numbers"))
+    }
+
+    /// A list of strings, where the key is there.
+    ///
+    /// # Errors
+    /// When it is no such list.
+    pub fn optional_texts(&mut self, key: &str) -> Result<Option<Vec<&'a str>>, SpecError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(value) => value
+                .as_array()
+                .and_then(|list| list.iter().map(Value::as_str).collect())
+                .map(Some)
+                .ok_or_else(|| self.wrong(key, "a list of strings")),
+        }
+    }
+
+    /// A list of whole numbers from 0 on; absent is as good as empty.
+    ///
+    /// # Errors
+    /// When it is no such list.
+    pub fn indices(&mut self, key: &str) -> Result<Vec<usize>, SpecError> {
+        match self.value(key) {
+            None => Ok(Vec::new()),
+            Some(value) => value
+                .as_array()
+                .and_then(|list| {
+                    list.iter()
+                        .map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok()))
+                        .collect()
+                })
+                .ok_or_else(|| self.wrong(key, "a list of whole numbers")),
+        }
     }
 
     /// A truth value, or the published default.
@@ -406,6 +354,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_two_names_may_not_hold_two_values() {
+        let value = json!({"n_head": 4, "num_attention_heads": 8, "n_layer": 2, "window": null});
+        let mut config = Config::new(&value).unwrap();
+        assert!(config.size_of(&["num_attention_heads", "n_head"]).is_err());
+        assert_eq!(config.size_of(&["num_hidden_layers", "n_layer"]), Ok(2));
+        assert!(config.size_of(&["hidden_size", "n_embd"]).is_err());
+        assert!(config.is_null("window") && !config.is_null("n_layer"));
+    }
+
+    #[test]
     fn values_of_another_kind_are_refused() {
         let value = json!({"n": -1, "x": "1", "f": 1, "s": {"odd": 1}, "l": [1, "2"]});
         let mut config = Config::new(&value).unwrap();
@@ -413,6 +371,8 @@ mod tests {
         assert!(config.number("x").is_err());
         assert!(config.flag_or("f", true).is_err());
         assert!(config.numbers("l").is_err());
+        assert!(config.optional_texts("l").is_err());
+        assert!(config.indices("l").is_err());
         assert!(
             config
                 .text("gone")

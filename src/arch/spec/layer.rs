@@ -130,6 +130,8 @@ pub struct AttentionSpec {
 pub struct Alibi {
     /// Factor of the slopes: 1 in BLOOM; 1/√head_dim in Falcon, which scales after adding.
     pub scale: f32,
+    /// Slopes, and their products with positions, are rounded to bfloat16 before the factor (Falcon).
+    pub bfloat16: bool,
 }
 
 /// How q, k and v come from the stream.

@@ -10,7 +10,27 @@ pub mod layer;
 pub mod rope;
 pub mod vision;
 
+mod bloom;
+mod deepseek;
+mod error;
+mod falcon;
+mod gemma;
+mod gpt2;
+mod gpt_neox;
+mod harmless;
+mod internlm2;
 mod llama;
+mod minicpm;
+mod mixtral;
+mod mla;
+mod olmo;
+mod opt;
+mod phi;
+mod qwen;
+mod qwen2;
+mod rope_config;
+mod stablelm;
+mod windows;
 
 pub use composite::{
     ConnectorSpec, ImageSpec, ProjectorSpec, ResamplerSpec, SliceSpec, VisionLanguageSpec,
@@ -92,7 +112,24 @@ pub struct SpecReader {
 }
 
 /// Every model type that the engine runs.
-pub const SPECS: &[&[SpecReader]] = &[llama::READERS];
+pub const SPECS: &[&[SpecReader]] = &[
+    llama::READERS,
+    mixtral::READERS,
+    qwen::READERS,
+    qwen2::READERS,
+    minicpm::READERS,
+    gemma::READERS,
+    phi::READERS,
+    gpt2::READERS,
+    gpt_neox::READERS,
+    opt::READERS,
+    bloom::READERS,
+    falcon::READERS,
+    stablelm::READERS,
+    internlm2::READERS,
+    deepseek::READERS,
+    olmo::READERS,
+];
 
 impl ModelSpec {
     /// Reads the config of a decoder; that of a composite's language model is its own section.
@@ -117,5 +154,69 @@ impl ModelSpec {
         let mut spec = (reader.read)(&mut config)?;
         spec.assumptions = config.finish()?;
         Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::ModelSpec;
+    use serde_json::Value;
+
+    /// Reads a config that must be read.
+    pub fn read(config: &Value) -> ModelSpec {
+        ModelSpec::read(config).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The error of a config that must not be read.
+    pub fn error(config: &Value) -> String {
+        match ModelSpec::read(config) {
+            Ok(spec) => panic!("{} reads", spec.model_type),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// The config with another value.
+    pub fn with(mut config: Value, key: &str, value: impl Into<Value>) -> Value {
+        config[key] = value.into();
+        config
+    }
+
+    /// A key that nobody knows is refused, by name.
+    pub fn refuses_strangers(config: &Value) {
+        let error = error(&with(config.clone(), "attention_sinks", 4));
+        assert!(error.contains("attention_sinks"), "{error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::read;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_model_type_has_one_reader() {
+        let types: Vec<&str> = SPECS
+            .iter()
+            .flat_map(|r| r.iter().map(|r| r.model_type))
+            .collect();
+        let distinct: BTreeSet<&str> = types.iter().copied().collect();
+        assert_eq!(types.len(), distinct.len(), "{types:?}");
+    }
+
+    #[test]
+    fn configs_that_transformers_5_writes_are_read() {
+        let written = include_str!("../../../tests/data/transformers-5-configs.json");
+        let written: Value = serde_json::from_str(written).expect("JSON");
+        let configs = written.as_object().expect("an object");
+        assert!(configs.len() >= 25, "{}", configs.len());
+        for (name, config) in configs {
+            let spec = read(config);
+            assert!(
+                spec.assumptions.is_empty(),
+                "{name}: {:?}",
+                spec.assumptions
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! number of the key, and the values are added in the order of the keys. All of that is a function of
 //! the row and of the keys that it sees, so that a text cut into chunks gives the bits of the whole.
 
-use super::product::{LANES, w_xt};
+use super::product::{LANES, few_times, total};
 use super::real::Real;
 use crate::engine::backend::AttentionShape;
 use multiversion::multiversion;
@@ -55,8 +55,7 @@ fn softmax<T: Real>(scores: &mut [T]) {
         *score = (*score - highest).exp();
         lanes[i % LANES] += *score;
     }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    let total = ((a + e) + (c + g)) + ((b + f) + (d + h));
+    let total = total(lanes);
     for score in scores.iter_mut() {
         *score = *score / total;
     }
@@ -92,7 +91,7 @@ pub(super) fn attention<T: Real>(
         let keys = &cache.keys[first * shape.head_dim..][..seen.len() * shape.head_dim];
         let values = &cache.values[first * shape.value_dim..][..seen.len() * shape.value_dim];
         scores.resize(seen.len(), T::ZERO);
-        w_xt(
+        few_times(
             &q[index * shape.head_dim..][..shape.head_dim],
             keys,
             shape.head_dim,

@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
-use weight::Budget;
+use weight::{Budget, Rows, Scratch};
 
 /// Values below which a row-wise operation is not spread over cores.
 const PARALLEL_ABOVE: usize = 1 << 14;
@@ -151,17 +151,21 @@ impl<T: Real> Backend for Cpu<T> {
         bias: Option<&Buffer<T>>,
     ) -> Result<Buffer<T>, EngineError> {
         let (n_x, n_out) = (x.n_rows(), weight.n_out);
+        if n_x == 0 {
+            return Ok(Buffer::new(n_out, Vec::new()));
+        }
         // Products lie as [n_out, n_x]: a task owns the rows of its part of W.
         let mut products = vec![T::ZERO; n_out * n_x];
+        let rows_of_x = Rows::new(&x.values, weight.n_in);
         products
-            .par_chunks_mut(TASK_ROWS * n_x.max(1))
+            .par_chunks_mut(TASK_ROWS * n_x)
             .enumerate()
             .try_for_each_init(
-                Vec::new,
+                Scratch::default,
                 |scratch, (task, out)| -> Result<(), TensorError> {
                     let start = task * TASK_ROWS;
                     let rows = start..n_out.min(start + TASK_ROWS);
-                    weight.times(rows, &x.values, scratch, out)
+                    weight.times(rows, &rows_of_x, scratch, out)
                 },
             )?;
         let mut y = Buffer::new(

@@ -1,6 +1,6 @@
 //! What the CPU does to one row at a time: norms, rotary positions, non-linearities.
 
-use super::product::LANES;
+use super::product::{LANES, total};
 use super::real::Real;
 use crate::arch::spec::{Activation, NormKind, NormSpec, RopeStyle};
 
@@ -11,8 +11,7 @@ fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
     for (i, &value) in x.iter().enumerate() {
         lanes[i % LANES] += f(value);
     }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+    total(lanes)
 }
 
 /// Norms one group of columns in place; gain and bias are as long as the group.

@@ -1,0 +1,136 @@
+//! One tensor and its family's rule → the roles that it holds.
+
+use super::ArchError;
+use super::family::{Family, Rule};
+use super::fused::{Heads, qkv_rows};
+use super::role::{Part, Role, RoleKind};
+use super::split::Member;
+use crate::tensor::{Matrix, Tensor};
+use std::collections::BTreeMap;
+
+/// More experts in one layer than any published mixture has.
+const MAX_EXPERTS: usize = 4096;
+
+/// Names the roles of one tensor by its family's rule.
+pub(super) fn apply(
+    rule: Rule,
+    member: &Member,
+    layer: u32,
+    tensor: &Tensor,
+    family: &Family,
+    heads: Heads,
+    notes: &mut Vec<String>,
+    roles: &mut BTreeMap<Role, Matrix>,
+) -> Result<(), ArchError> {
+    if rule == Rule::Ignored || tensor.n_elements() == 0 || tensor.shape().is_empty() {
+        return Ok(());
+    }
+    let mut matrix = Matrix::new(tensor.clone())?;
+    if family.transposed && tensor.shape().len() == 2 && member.part == Part::Weight {
+        matrix = matrix.transposed();
+    }
+    let role = |kind| Role {
+        layer: Some(layer),
+        kind,
+        expert: member.expert,
+        part: member.part,
+    };
+    let rule = match rule {
+        Rule::UpOrGateUp => {
+            let fused = heads
+                .intermediate_size
+                .is_some_and(|n| Some(matrix.n_rows()) == n.checked_mul(2));
+            if fused {
+                Rule::GateUpBlocks
+            } else {
+                Rule::One(RoleKind::Up)
+            }
+        }
+        other => other,
+    };
+    match rule {
+        Rule::Experts(_) | Rule::ExpertsGateUp => {
+            let &[n_experts, n_rows, _] = tensor.shape() else {
+                return Ok(());
+            };
+            let halved = rule != Rule::ExpertsGateUp || n_rows.is_multiple_of(2);
+            if member.part == Part::Bias || heads.transposed_experts || !halved {
+                return Ok(());
+            }
+            for expert in 0..n_experts.min(MAX_EXPERTS) {
+                let slice = Matrix::slice_of_stack(tensor.clone(), expert)?;
+                let of_expert = |kind| role(kind).of_expert(Some(expert as u32));
+                if let Rule::Experts(kind) = rule {
+                    roles.insert(of_expert(kind), slice);
+                } else {
+                    let half = n_rows / 2;
+                    let gate = slice.clone().row_range(0..half)?;
+                    roles.insert(of_expert(RoleKind::Gate), gate);
+                    roles.insert(of_expert(RoleKind::Up), slice.row_range(half..n_rows)?);
+                }
+            }
+        }
+        // No bias of anything, though GGUF calls it one.
+        Rule::One(RoleKind::RouterBias) if tensor.shape().len() == 1 => {
+            let role = Role {
+                part: Part::Weight,
+                ..role(RoleKind::RouterBias)
+            };
+            roles.insert(role, matrix);
+        }
+        // GGUF drops the dimension of length 1.
+        Rule::One(RoleKind::SharedRouter) if tensor.shape().len() == 1 => {
+            roles.insert(role(RoleKind::SharedRouter), matrix.transposed());
+        }
+        Rule::One(kind) => {
+            let expected_dims = if kind.is_vector() || member.part == Part::Bias {
+                1
+            } else {
+                2
+            };
+            if tensor.shape().len() != expected_dims {
+                return Err(ArchError::Shape {
+                    tensor: tensor.name().to_owned(),
+                    role: role(kind).to_string(),
+                    family: family.id.to_owned(),
+                    expected: format!("{expected_dims} dimension(s)"),
+                    found: tensor.shape().to_vec(),
+                });
+            }
+            roles.insert(role(kind), matrix);
+        }
+        Rule::GateUpBlocks => {
+            let half = matrix.n_rows() / 2;
+            if !matrix.n_rows().is_multiple_of(2) {
+                return Err(ArchError::Shape {
+                    tensor: tensor.name().to_owned(),
+                    role: "gate and up".to_owned(),
+                    family: family.id.to_owned(),
+                    expected: "an even number of rows".to_owned(),
+                    found: tensor.shape().to_vec(),
+                });
+            }
+            roles.insert(role(RoleKind::Gate), matrix.clone().row_range(0..half)?);
+            roles.insert(role(RoleKind::Up), matrix.row_range(half..2 * half)?);
+        }
+        Rule::QkvBlocks | Rule::QkvPerHead | Rule::QkvPerGroup => {
+            match qkv_rows(rule, matrix.n_rows(), heads) {
+                Some(rows) => {
+                    let kinds = [RoleKind::Query, RoleKind::Key, RoleKind::Value];
+                    for (kind, rows) in kinds.into_iter().zip(rows) {
+                        roles.insert(role(kind), matrix.clone().select_rows(&rows)?);
+                    }
+                }
+                None if layer == 0 => notes.push(format!(
+                    "{}: fused q, k, v of {} rows cannot be cut apart: config.json does not state \
+                     matching num_attention_heads and num_key_value_heads; q, k, v have no roles",
+                    tensor.name(),
+                    matrix.n_rows()
+                )),
+                None => {}
+            }
+        }
+        Rule::Ignored | Rule::UpOrGateUp => {}
+    }
+    Ok(())
+}
