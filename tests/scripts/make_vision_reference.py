@@ -7,7 +7,10 @@ transformers has it too (4.6's image processor; its cells are twice as wide, so 
 asked for), both must agree. Pictures follow a formula, so that only digests of results are kept; files
 that test the decoder are kept, with the digest of `Image.open(file).convert("RGB")`.
 
-pip install transformers==5.24.0 torch==2.15.0 pillow==13.0.0 numpy
+Pillow is the version that MiniCPM-V's requirements pin. Since 13.0 (pull request 9549), Pillow resizes
+columns first where the height shrinks much more than the width: bytes then differ by a few levels.
+
+pip install transformers==5.24.0 torch==2.15.0 pillow==10.1.0 numpy
 """
 
 import hashlib
@@ -17,6 +20,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 RESOLUTION, PATCH, MOST = 448, 14, 9
@@ -123,6 +127,7 @@ def files(folder):
 
 
 def main():
+    assert PIL.__version__ == "10.1.0", PIL.__version__
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     table = []

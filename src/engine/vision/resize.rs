@@ -3,7 +3,8 @@
 //!
 //! The filter is Keys' cubic with a = −0.5, widened by the factor of a reduction so that it averages.
 //! Rows are resized first, then columns; weights are fixed-point numbers of 22 bits, and what lies
-//! between the two passes is rounded to 8 bits.
+//! between the two passes is rounded to 8 bits. Pillow 13 turns the order round for pictures whose height
+//! shrinks much more than their width; here it is that of all versions before, which the models knew.
 
 use super::picture::Picture;
 use rayon::prelude::*;
