@@ -18,3 +18,4 @@ mod pytorch;
 mod support;
 mod verdicts;
 mod vision;
+mod vision_strict;

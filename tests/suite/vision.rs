@@ -1,6 +1,5 @@
 //! Images: prepared as Pillow and the published algorithms do it, computed as the published models do.
 
-use crate::support::shared;
 use modelkin::arch::Model;
 use modelkin::arch::spec::{
     ConnectorSpec, ImageSpec, ModelSpec, NormSpec, PatchPositions, ResamplerSpec, SliceSpec,
@@ -17,7 +16,7 @@ use modelkin::engine::{Chunk, Logits, Piece, Wanted};
 use modelkin::source::FetchOptions;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,13 +24,13 @@ use std::path::{Path, PathBuf};
 /// Greatest normalised mean squared error against a reference in f32.
 const MAX_NMSE: f64 = 1e-9;
 
-fn case(name: &str) -> PathBuf {
+pub fn case(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/parity/vision")
         .join(name)
 }
 
-fn open(folder: &Path) -> Model {
+pub fn open(folder: &Path) -> Model {
     let model = folder.to_str().unwrap().parse().unwrap();
     audit::open(&model, &FetchOptions::default(), &Unwatched)
         .unwrap()
@@ -39,10 +38,10 @@ fn open(folder: &Path) -> Model {
 }
 
 /// What the published implementation computed: shapes and values.
-struct Reference(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
+pub struct Reference(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
 
 impl Reference {
-    fn read(folder: &Path) -> Self {
+    pub fn read(folder: &Path) -> Self {
         let bytes = fs::read(folder.join("reference.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let read = |tensor: &TensorView<'_>| -> Vec<f64> {
@@ -69,16 +68,16 @@ impl Reference {
         Self(file.iter().map(entry).collect())
     }
 
-    fn values(&self, name: &str) -> &[f64] {
+    pub fn values(&self, name: &str) -> &[f64] {
         &self.0[name].1
     }
 
-    fn ids(&self) -> Vec<u32> {
+    pub fn ids(&self) -> Vec<u32> {
         let ids = self.values("input_ids").iter();
         ids.map(|&id| id as u32).collect()
     }
 
-    fn pixels(&self, number: usize) -> Pixels {
+    pub fn pixels(&self, number: usize) -> Pixels {
         let (shape, values) = &self.0[&format!("pixels.{number}")];
         Pixels {
             height: shape[1],
@@ -87,13 +86,13 @@ impl Reference {
         }
     }
 
-    fn n_images(&self) -> usize {
+    pub fn n_images(&self) -> usize {
         let pixels = self.0.keys().filter(|name| name.starts_with("pixels."));
         pixels.count()
     }
 
     /// Holds values to the reference.
-    fn check(&self, name: &str, ours: &[f32], most: f64) {
+    pub fn check(&self, name: &str, ours: &[f32], most: f64) {
         let theirs = self.values(name);
         assert_eq!(ours.len(), theirs.len(), "{name}: number of values");
         let (mut difference, mut power) = (0.0, 0.0);
@@ -160,14 +159,18 @@ fn patches_of_any_shape_find_their_learned_positions() {
     }
 }
 
-fn load<B: Backend>(folder: &Path, backend: B) -> Result<VisionLanguage<B>, String> {
+pub fn load<B: Backend>(folder: &Path, backend: B) -> Result<VisionLanguage<B>, String> {
     let model = open(folder);
     let spec = VisionLanguageSpec::read(model.config.as_ref().unwrap());
     let spec = spec.map_err(|error| error.to_string())?;
     VisionLanguage::load(&model, spec, backend, &mut |_| {}).map_err(|error| error.to_string())
 }
 
-fn logits<B: Backend>(model: &VisionLanguage<B>, pieces: Vec<Piece<'_, B>>, n: usize) -> Vec<f32> {
+pub fn logits<B: Backend>(
+    model: &VisionLanguage<B>,
+    pieces: Vec<Piece<'_, B>>,
+    n: usize,
+) -> Vec<f32> {
     let decoder = model.decoder();
     let mut cache = decoder.cache(n).unwrap();
     let wanted = Wanted {
@@ -183,7 +186,7 @@ fn logits<B: Backend>(model: &VisionLanguage<B>, pieces: Vec<Piece<'_, B>>, n: u
 }
 
 /// Marks of the tiny MiniCPM-Llama3-V.
-fn marks() -> Marks {
+pub fn marks() -> Marks {
     Marks::Bounded(Bounds {
         start: 91,
         end: 92,
@@ -331,189 +334,6 @@ fn the_tower_and_resampler_of_minicpm_v_2_resize_their_positions() {
         reference.check(&format!("tower.{image}"), &tower, MAX_NMSE);
         let rows = backend.download(&model.rows(&pixels).unwrap()[0]).unwrap();
         reference.check(&format!("rows.{image}"), &rows, MAX_NMSE);
-    }
-}
-
-/// A copy of a case with other names, other tensors or another config.
-fn altered(
-    name: &str,
-    rename: impl Fn(&str) -> Option<String>,
-    extra: &[(&str, Vec<usize>)],
-    alter: impl Fn(&mut Value),
-) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let bytes = fs::read(case(name).join("model.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let zeros = vec![0u8; 1 << 16];
-    let mut tensors: Vec<(String, TensorView<'_>)> = file
-        .iter()
-        .filter_map(|(name, tensor)| Some((rename(name)?, tensor)))
-        .collect();
-    for (name, shape) in extra {
-        let n_bytes = 2 * shape.iter().product::<usize>();
-        let dtype = safetensors::Dtype::BF16;
-        let view = TensorView::new(dtype, shape.clone(), &zeros[..n_bytes]).unwrap();
-        tensors.push(((*name).to_owned(), view));
-    }
-    let out = folder.path().join("model.safetensors");
-    safetensors::serialize_to_file(tensors, None, &out).unwrap();
-    let config = fs::read(case(name).join("config.json")).unwrap();
-    let mut config: Value = serde_json::from_slice(&config).unwrap();
-    alter(&mut config);
-    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    folder
-}
-
-#[test]
-fn the_renamed_copy_computes_the_same_bits() {
-    let rename = |name: &str| {
-        let (first, rest) = name.split_once('.').unwrap();
-        let first = match first {
-            "vpm" => "vison",
-            "resampler" => "projection",
-            other => other,
-        };
-        Some(format!("{first}.{rest}"))
-    };
-    let copy = altered("minicpm-llama3-v", rename, &[], |config| {
-        config["model_type"] = json!("llama3v");
-        config["auto_map"] = json!({"AutoModel": "modeling_llama3v.Llama3v"});
-        let object = config.as_object_mut().unwrap();
-        object.remove("drop_vision_last_layer");
-        object.remove("batch_vision_input");
-    });
-    let original = load(&case("minicpm-llama3-v"), Cpu::<f32>::new()).unwrap();
-    let copy = load(copy.path(), Cpu::<f32>::new()).unwrap();
-    let reference = Reference::read(&case("minicpm-llama3-v"));
-    let ids = reference.ids();
-    let of = |model: &VisionLanguage<Cpu<f32>>| {
-        let rows = model.rows(&[reference.pixels(0)]).unwrap();
-        let pieces = marks().pieces(model.decoder().backend(), &ids, &rows);
-        logits(model, pieces.unwrap(), ids.len())
-    };
-    assert_eq!(of(&original), of(&copy));
-    assert_eq!(copy.spec().model_type, "llama3v");
-}
-
-#[test]
-fn the_published_copy_promises_the_published_model() {
-    let Some(shared) = shared() else { return };
-    let read = |side: &str| {
-        let file = shared
-            .join("data/cases/llama3-v")
-            .join(side)
-            .join("config.json");
-        let config: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-        let mut spec = VisionLanguageSpec::read(&config).unwrap();
-        spec.model_type.clear();
-        spec.assumptions.clear();
-        spec.vision.assumptions.clear();
-        spec.language.assumptions.clear();
-        spec
-    };
-    let (reference, candidate) = (read("reference"), read("candidate"));
-    assert_eq!(reference, candidate);
-    assert_eq!(reference.vision.n_side(), 70);
-    assert_eq!(reference.vision.layers.len(), 27);
-    let ConnectorSpec::Resampler(resampler) = reference.connector else {
-        panic!("MiniCPM-V has a resampler");
-    };
-    assert_eq!((resampler.n_queries, resampler.n_heads), (96, 32));
-    let slices = SliceSpec {
-        max_slices: 9,
-        resolution: 448,
-        patch_size: 14,
-    };
-    assert_eq!(reference.images, ImageSpec::Sliced(slices));
-}
-
-#[test]
-fn what_the_config_does_not_promise_is_refused_and_what_it_promises_is_demanded() {
-    let keep = |name: &str| Some(name.to_owned());
-    let same = |_: &mut Value| {};
-    let refused = |folder: tempfile::TempDir, what: &str| {
-        let error = load(folder.path(), Cpu::<f32>::new()).err();
-        let error = error.unwrap_or_else(|| panic!("{what} was accepted"));
-        println!("{what}: {error}");
-        error
-    };
-    let name = "minicpm-llama3-v";
-    for gone in [
-        "vpm.post_layernorm.bias",
-        "vpm.encoder.layers.1.self_attn.q_proj.bias",
-        "vpm.embeddings.position_embedding.weight",
-        "resampler.proj",
-        "resampler.ln_q.weight",
-        "resampler.attn.in_proj_bias",
-        "llm.model.norm.weight",
-    ] {
-        let without = altered(name, |n| (n != gone).then(|| n.to_owned()), &[], same);
-        refused(without, gone);
-    }
-    for extra in [
-        "resampler.pos_embed",
-        "vpm.embeddings.class_embedding",
-        "vpm.odd.weight",
-        "vpm.encoder.layers.0.self_attn.q_norm.weight",
-        "adapter.weight",
-    ] {
-        let with = altered(name, keep, &[(extra, vec![24])], same);
-        let error = refused(with, extra);
-        assert!(error.contains(extra), "{error}");
-    }
-    type Alter = fn(&mut Value);
-    let configs: [(&str, Alter); 8] = [
-        ("more queries", |c| c["query_num"] = json!(8)),
-        ("fewer layers", |c| {
-            c["vision_config"]["num_hidden_layers"] = json!(1)
-        }),
-        ("a dropped layer", |c| {
-            c["drop_vision_last_layer"] = json!(true)
-        }),
-        ("larger patches", |c| {
-            c["vision_config"]["patch_size"] = json!(4)
-        }),
-        ("a key nobody knows", |c| {
-            c["vision_config"]["rotary"] = json!(true)
-        }),
-        ("another tower", |c| {
-            c["vision_config"]["model_type"] = json!("siglip_vision_model")
-        }),
-        ("no marks", |c| c["mm_use_im_start_end"] = json!(false)),
-        ("huge slices", |c| {
-            c["slice_config"]["scale_resolution"] = json!(1 << 30)
-        }),
-    ];
-    for (what, alter) in configs {
-        refused(altered(name, keep, &[], alter), what);
-    }
-    let error = load(
-        altered("llava", keep, &[], |c| {
-            c["vision_feature_layer"] = json!(-5)
-        })
-        .path(),
-        Cpu::<f32>::new(),
-    );
-    assert!(error.is_err());
-}
-
-#[test]
-fn images_of_other_sizes_than_the_tower_reads_are_refused() {
-    let model = load(&case("llava"), Cpu::<f32>::new()).unwrap();
-    let pixels = |height: usize, width: usize| Pixels {
-        height,
-        width,
-        values: vec![0.0; 3 * height * width],
-    };
-    assert!(model.rows(&[pixels(20, 20)]).is_ok());
-    for (height, width) in [(20, 25), (25, 20), (0, 0), (4, 4)] {
-        assert!(model.rows(&[pixels(height, width)]).is_err());
-    }
-    let model = load(&case("minicpm-llama3-v"), Cpu::<f32>::new()).unwrap();
-    // One patch, fewer than there are queries.
-    assert!(model.rows(&[pixels(5, 5)]).is_ok());
-    for (height, width) in [(5, 6), (4, 5), (0, 5)] {
-        assert!(model.rows(&[pixels(height, width)]).is_err());
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::engine::EngineError;
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use serde_json::Value;
 use std::io::Cursor;
 
 /// Greatest side of a picture, in pixels.
@@ -57,6 +58,39 @@ impl Normalisation {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
     };
+}
+
+impl Normalisation {
+    /// What `preprocessor_config.json` states; `None` where it states nothing.
+    ///
+    /// # Errors
+    /// When it states what cannot be.
+    pub fn read(config: &Value) -> Result<Option<Self>, EngineError> {
+        let wrong = || EngineError::Input {
+            file: "preprocessor_config.json".to_owned(),
+            message: "mean and standard deviation of colours: expected three numbers each, and no \
+                      deviation of 0"
+                .to_owned(),
+        };
+        let three = |value: &Value| -> Option<[f32; 3]> {
+            let numbers: Option<Vec<f32>> = value
+                .as_array()?
+                .iter()
+                .map(|n| n.as_f64().map(|n| n as f32).filter(|n| n.is_finite()))
+                .collect();
+            numbers?.try_into().ok()
+        };
+        for (mean, std) in [("image_mean", "image_std"), ("norm_mean", "norm_std")] {
+            if let (Some(mean), Some(std)) = (config.get(mean), config.get(std)) {
+                let read = three(mean).zip(three(std));
+                let (mean, std) = read
+                    .filter(|(_, std)| std.iter().all(|&s| s > 0.0))
+                    .ok_or_else(wrong)?;
+                return Ok(Some(Self { mean, std }));
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl Picture {
@@ -162,4 +196,30 @@ fn rgb(image: DynamicImage) -> Option<Vec<u8>> {
         DynamicImage::ImageRgba16(image) => high(image.as_raw(), 4),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn colours_are_scaled_as_the_processor_states() {
+        let half = json!({"norm_mean": [0.5, 0.5, 0.5], "norm_std": [0.5, 0.5, 0.5]});
+        let read = Normalisation::read(&half).unwrap();
+        assert_eq!(read, Some(Normalisation::SIGLIP));
+        assert_eq!(Normalisation::read(&json!({})).unwrap(), None);
+        for std in [json!([0.5, 0.5]), json!([0.5, 0.5, 0.0]), json!("0.5")] {
+            let config = json!({"image_mean": [0.5, 0.5, 0.5], "image_std": std});
+            assert!(Normalisation::read(&config).is_err());
+        }
+        let picture = Picture {
+            width: 2,
+            height: 1,
+            rgb: vec![0, 255, 51, 255, 0, 51],
+        };
+        let pixels = picture.pixels(&Normalisation::SIGLIP);
+        assert_eq!(pixels.values[..4], [-1.0, 1.0, 1.0, -1.0]);
+        assert!((pixels.values[4] + 0.6).abs() < 1e-6);
+    }
 }

@@ -33,6 +33,9 @@ pub struct Tower<B: Backend> {
     post_norm: Norm<B>,
 }
 
+/// Sees the stream before a layer, by the number of the layer.
+pub type Tap<'a, B> = dyn FnMut(usize, &<B as Backend>::Buffer) -> Result<(), EngineError> + 'a;
+
 /// Learned positions: on the device to take rows from, or here to be resized.
 enum Positions<B: Backend> {
     Table(B::Weight),
@@ -130,7 +133,9 @@ impl<B: Backend> Tower<B> {
     pub fn grid(&self, pixels: &Pixels) -> Result<(usize, usize), EngineError> {
         let (patch, size) = (self.spec.patch_size, self.spec.image_size);
         let (n_rows, n_columns) = (pixels.height / patch, pixels.width / patch);
-        let whole = pixels.height % patch == 0 && pixels.width % patch == 0;
+        let whole = [pixels.height, pixels.width]
+            .iter()
+            .all(|side| side.is_multiple_of(patch));
         let fits = match self.spec.positions {
             PatchPositions::Fixed => pixels.height == size && pixels.width == size,
             PatchPositions::Buckets => n_rows > 0 && n_columns > 0,
@@ -180,7 +185,7 @@ impl<B: Backend> Tower<B> {
         backend: &B,
         pixels: &Pixels,
         length: usize,
-        tap: &mut dyn FnMut(usize, &B::Buffer) -> Result<(), EngineError>,
+        tap: &mut Tap<'_, B>,
     ) -> Result<B::Buffer, EngineError> {
         let grid = self.grid(pixels)?;
         let n_patches = grid.0 * grid.1;
