@@ -14,7 +14,7 @@ pub struct EmbeddedToken {
 }
 
 /// A tokenizer as the checkpoint file states it, in the terms of a `tokenizer.json`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct EmbeddedTokenizer {
     /// File that holds it, relative to the model's root.
     pub file: String,
@@ -30,4 +30,23 @@ pub struct EmbeddedTokenizer {
     pub special: BTreeMap<String, String>,
     /// The chat template.
     pub chat_template: Option<String>,
+    /// Scores of the tokens, by id; empty where there are none.
+    pub scores: Vec<f32>,
+    /// Kinds of the tokens, by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; empty
+    /// where the file states none.
+    pub kinds: Vec<i64>,
+    /// llama.cpp's name for how words are cut before BPE.
+    pub pre: Option<String>,
+    /// Whether the token that begins a sequence is put before a text.
+    pub add_bos: Option<bool>,
+    /// Whether the token that ends a sequence is put after a text.
+    pub add_eos: Option<bool>,
+    /// Whether a text begins like a word.
+    pub add_space_prefix: Option<bool>,
+    /// Whether runs of spaces become one.
+    pub remove_extra_whitespaces: Option<bool>,
+    /// SentencePiece's map of characters and their replacements; empty where there is none.
+    pub charsmap: Vec<u8>,
+    /// Tokens beside `eos_token` that end a turn or a message.
+    pub end_tokens: Vec<String>,
 }

@@ -158,6 +158,46 @@ pub trait Backend: Send + Sync {
     ) -> Result<Self::Buffer, EngineError>;
 }
 
+/// A borrowed device is a device.
+macro_rules! borrowed {
+    ($(fn $name:ident(&self $(, $argument:ident: $type:ty)*) $(-> $output:ty)?;)*) => {
+        impl<B: Backend> Backend for &B {
+            type Buffer = B::Buffer;
+            type Weight = B::Weight;
+            type Cache = B::Cache;
+
+            $(fn $name(&self $(, $argument: $type)*) $(-> $output)? {
+                (**self).$name($($argument),*)
+            })*
+        }
+    };
+}
+
+borrowed! {
+    fn describe(&self) -> String;
+    fn shape(&self, x: &B::Buffer) -> (usize, usize);
+    fn weight(&self, matrix: &Matrix) -> Result<B::Weight, EngineError>;
+    fn upload(&self, values: &[f32], n_rows: usize, n_cols: usize) -> Result<B::Buffer, EngineError>;
+    fn download(&self, x: &B::Buffer) -> Result<Vec<f32>, EngineError>;
+    fn embed(&self, table: &B::Weight, ids: &[u32], scale: f32) -> Result<B::Buffer, EngineError>;
+    fn linear(&self, x: &B::Buffer, weight: &B::Weight, bias: Option<&B::Buffer>) -> Result<B::Buffer, EngineError>;
+    fn norm(&self, x: &B::Buffer, spec: &NormSpec, gain: Option<&B::Buffer>, bias: Option<&B::Buffer>, width: usize) -> Result<B::Buffer, EngineError>;
+    fn rope(&self, x: &mut B::Buffer, head_dim: usize, table: &RopeTable<B::Buffer>) -> Result<(), EngineError>;
+    fn cache(&self, capacity: usize, n_kv_heads: usize, head_dim: usize, value_dim: usize) -> Result<B::Cache, EngineError>;
+    fn append(&self, cache: &mut B::Cache, at: usize, k: &B::Buffer, v: &B::Buffer, rows: Range<usize>) -> Result<(), EngineError>;
+    fn attention(&self, q: &B::Buffer, rows: Range<usize>, cache: &B::Cache, at: usize, shape: &AttentionShape) -> Result<B::Buffer, EngineError>;
+    fn activate(&self, x: &mut B::Buffer, activation: Activation) -> Result<(), EngineError>;
+    fn gated(&self, gate: &mut B::Buffer, up: &B::Buffer, activation: Activation) -> Result<(), EngineError>;
+    fn add(&self, x: &mut B::Buffer, y: &B::Buffer, scale: f32) -> Result<(), EngineError>;
+    fn softcap(&self, x: &mut B::Buffer, cap: f32) -> Result<(), EngineError>;
+    fn clip(&self, x: &mut B::Buffer, limit: f32) -> Result<(), EngineError>;
+    fn scale(&self, x: &mut B::Buffer, factor: f32) -> Result<(), EngineError>;
+    fn gather(&self, x: &B::Buffer, rows: &[u32]) -> Result<B::Buffer, EngineError>;
+    fn scatter_add(&self, x: &mut B::Buffer, rows: &[u32], weights: &[f32], y: &B::Buffer) -> Result<(), EngineError>;
+    fn stack(&self, pieces: &[B::Buffer]) -> Result<B::Buffer, EngineError>;
+    fn join_heads(&self, a: &B::Buffer, b: &B::Buffer, n_heads: usize) -> Result<B::Buffer, EngineError>;
+}
+
 /// Cosines and sines for the rows of one forward pass.
 #[derive(Debug, Clone)]
 pub struct RopeTable<B> {
@@ -190,8 +230,32 @@ pub struct AttentionShape {
     pub softcap: Option<f32>,
     /// A token sees itself and the `window − 1` tokens before it.
     pub window: Option<usize>,
-    /// Per query head, what is added to the score per position of the key, after scale and softcap.
-    pub slopes: Option<Vec<f32>>,
+    /// What is added to the scores by position of the key, after scale and softcap.
+    pub slopes: Option<Slopes>,
     /// Tokens see none that come later.
     pub causal: bool,
+}
+
+/// ALiBi: factor · (slope of the head · position of the key) is added to a score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slopes {
+    /// One per query head.
+    pub per_head: Vec<f32>,
+    /// Position and product are rounded to bfloat16 (Falcon).
+    pub bfloat16: bool,
+    /// The factor.
+    pub factor: f32,
+}
+
+impl Slopes {
+    /// What is added to the scores of a head for the key at a position.
+    pub fn added(&self, head: usize, position: usize) -> f32 {
+        let slope = self.per_head[head];
+        if self.bfloat16 {
+            let round = |x: f32| half::bf16::from_f32(x).to_f32();
+            round(slope * round(position as f32)) * self.factor
+        } else {
+            slope * position as f32 * self.factor
+        }
+    }
 }

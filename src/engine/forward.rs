@@ -5,11 +5,13 @@
 //! in a batch, or cut into pieces.
 
 use super::EngineError;
-use super::backend::{AttentionShape, Backend, RopeTable};
+use super::backend::{AttentionShape, Backend, RopeTable, Slopes};
 use super::load::{Feed, Layer, Linear, Loader, Mlp, Norm, Qkv, Weights, language_model};
 use super::mixture;
 use crate::arch::Model;
-use crate::arch::spec::{AttentionSpec, ModelSpec, Projections, QkNormScope, RopeSpec, Wiring};
+use crate::arch::spec::{
+    Alibi, AttentionSpec, ModelSpec, Projections, QkNormScope, RopeSpec, Wiring,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -70,7 +72,7 @@ pub struct Wanted {
     /// Hidden states: 0 is the embedding, i the output of layer i − 1; that of the last layer is before
     /// the final norm.
     pub hidden: BTreeSet<usize>,
-    /// The stream after the final norm.
+    /// What the head reads: the stream after the final norm, projected where the head is narrower.
     pub final_hidden: bool,
     /// Layers whose MLP activations are wanted: what the down projection reads.
     pub mlp: BTreeSet<usize>,
@@ -107,7 +109,7 @@ pub struct Computed {
     pub logits: Option<Values>,
     /// Hidden states by number.
     pub hidden: BTreeMap<usize, Values>,
-    /// The stream after the final norm.
+    /// What the head reads: the stream after the final norm, projected where the head is narrower.
     pub final_hidden: Option<Values>,
     /// MLP activations by layer `[n_rows, intermediate_size]`.
     pub mlp: BTreeMap<usize, Values>,
@@ -122,8 +124,14 @@ struct Placed {
     length: usize,
 }
 
-/// Rotary tables of a pass, by what they are tables of.
-type RopeTables<'a, B> = Vec<(&'a RopeSpec, RopeTable<<B as Backend>::Buffer>)>;
+/// Rotary positions of the rows of a pass.
+struct Rotation<B: Backend> {
+    queries: RopeTable<B::Buffer>,
+    keys: RopeTable<B::Buffer>,
+}
+
+/// Rotations of a pass, by what they are of.
+type RopeTables<'a, B> = Vec<(&'a RopeSpec, Rotation<B>)>;
 
 impl<B: Backend> Decoder<B> {
     /// Brings a model's decoder to a device. `watch` hears the number of every loaded layer.
@@ -221,7 +229,7 @@ impl<B: Backend> Decoder<B> {
                 layer,
                 &mut caches,
                 &placed,
-                table.map(|(_, table)| table),
+                table.map(|(_, rotation)| rotation),
                 tapped,
             )?;
             if let Some(values) = mlp {
@@ -242,8 +250,7 @@ impl<B: Backend> Decoder<B> {
             Logits::None => Vec::new(),
         };
         if wanted.final_hidden {
-            let normed = self.optional_norm(&x, self.weights.final_norm.as_ref())?;
-            computed.final_hidden = Some(self.fetch(&normed)?);
+            computed.final_hidden = Some(self.fetch(&self.read_by_head(&x)?)?);
         }
         if !rows.is_empty() {
             if wanted.logits == Logits::Last {
@@ -334,7 +341,8 @@ impl<B: Backend> Decoder<B> {
         self.optional_norm(&x, self.weights.embedding_norm.as_ref())
     }
 
-    /// Cosines and sines of every kind of rotary positions in the model, for the rows of this pass.
+    /// Cosines and sines of every kind of rotary positions in the model, for the rows of this pass. Where
+    /// queries grow with the logarithm of their position, those for queries carry the factor.
     fn rope_tables(&self, placed: &[Placed]) -> Result<RopeTables<'_, B>, EngineError> {
         let mut tables: RopeTables<'_, B> = Vec::new();
         for layer in &self.spec.layers {
@@ -351,17 +359,29 @@ impl<B: Backend> Decoder<B> {
                 sin.extend(s);
             }
             let half = rope.rotated_dim / 2;
-            let n_rows = cos.len() / half;
-            tables.push((
-                rope,
-                RopeTable {
-                    cos: self.backend.upload(&cos, n_rows, half)?,
-                    sin: self.backend.upload(&sin, n_rows, half)?,
+            let table = |cos: &[f32], sin: &[f32]| -> Result<RopeTable<B::Buffer>, EngineError> {
+                Ok(RopeTable {
+                    cos: self.backend.upload(cos, cos.len() / half, half)?,
+                    sin: self.backend.upload(sin, sin.len() / half, half)?,
                     style: rope.style,
                     offset: rope.offset,
                     rotated_dim: rope.rotated_dim,
-                },
-            ));
+                })
+            };
+            let keys = table(&cos, &sin)?;
+            let queries = match rope.query_log_base {
+                None => keys.clone(),
+                Some(_) => {
+                    let positions = placed.iter().flat_map(|p| p.at..p.at + p.rows.len());
+                    let rows = cos.chunks_mut(half).zip(sin.chunks_mut(half));
+                    for (position, (cos, sin)) in positions.zip(rows) {
+                        let factor = rope.query_factor(position);
+                        cos.iter_mut().chain(sin).for_each(|value| *value *= factor);
+                    }
+                    table(&cos, &sin)?
+                }
+            };
+            tables.push((rope, Rotation { queries, keys }));
         }
         Ok(tables)
     }
@@ -373,7 +393,7 @@ impl<B: Backend> Decoder<B> {
         layer: &Layer<B>,
         caches: &mut [&mut B::Cache],
         placed: &[Placed],
-        table: Option<&RopeTable<B::Buffer>>,
+        rotation: Option<&Rotation<B>>,
         tapped: Option<&mut Option<Values>>,
     ) -> Result<(), EngineError> {
         let backend = &self.backend;
@@ -383,7 +403,7 @@ impl<B: Backend> Decoder<B> {
         let after = |norm| if after_sum { norm } else { None };
 
         let normed = self.optional_norm(x, before(layer.attention_norm.as_ref()))?;
-        let attended = self.attention(&normed, layer, caches, placed, table)?;
+        let attended = self.attention(&normed, layer, caches, placed, rotation)?;
         let attended = self.optional_norm(&attended, layer.attention_post_norm.as_ref())?;
 
         if layer.spec.wiring == Wiring::Parallel {
@@ -419,11 +439,11 @@ impl<B: Backend> Decoder<B> {
         layer: &Layer<B>,
         caches: &mut [&mut B::Cache],
         placed: &[Placed],
-        table: Option<&RopeTable<B::Buffer>>,
+        rotation: Option<&Rotation<B>>,
     ) -> Result<B::Buffer, EngineError> {
         let backend = &self.backend;
         let spec = &layer.spec.attention;
-        let [q, k, v] = self.project(x, layer, table)?;
+        let [q, k, v] = self.project(x, layer, rotation)?;
         let shape = attention_shape(spec);
         let mut pieces = Vec::with_capacity(placed.len());
         for (cache, p) in caches.iter_mut().zip(placed) {
@@ -443,7 +463,7 @@ impl<B: Backend> Decoder<B> {
         &self,
         x: &B::Buffer,
         layer: &Layer<B>,
-        table: Option<&RopeTable<B::Buffer>>,
+        rotation: Option<&Rotation<B>>,
     ) -> Result<[B::Buffer; 3], EngineError> {
         let backend = &self.backend;
         let spec = &layer.spec.attention;
@@ -467,10 +487,10 @@ impl<B: Backend> Decoder<B> {
                 };
                 let latent = self.norm(&self.linear(x, kv_down)?, kv_norm, None)?; // [n_rows, kv_rank]
                 let mut shared = self.linear(x, k_rope)?; // [n_rows, rope_dim]
-                if let Some(table) = table {
+                if let Some(rotation) = rotation {
                     let table = RopeTable {
                         offset: 0,
-                        ..table.clone()
+                        ..rotation.keys.clone()
                     };
                     backend.rope(&mut shared, table.rotated_dim, &table)?;
                 }
@@ -496,10 +516,10 @@ impl<B: Backend> Decoder<B> {
         if let (Some(norm), Some(width)) = (&layer.k_norm, width) {
             k = self.norm(&k, norm, width)?;
         }
-        if let Some(table) = table {
-            backend.rope(&mut q, spec.head_dim, table)?;
+        if let Some(rotation) = rotation {
+            backend.rope(&mut q, spec.head_dim, &rotation.queries)?;
             if spec.projections == Projections::Full {
-                backend.rope(&mut k, spec.head_dim, table)?;
+                backend.rope(&mut k, spec.head_dim, &rotation.keys)?;
             }
         }
         Ok([q, k, v])
@@ -552,13 +572,19 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
+    /// What the head reads of x `[n_rows, hidden_size]`: `[n_rows, width]`.
+    fn read_by_head(&self, x: &B::Buffer) -> Result<B::Buffer, EngineError> {
+        let normed = self.optional_norm(x, self.weights.final_norm.as_ref())?;
+        match &self.weights.embedding_out {
+            Some(projection) => self.linear(&normed, projection),
+            None => Ok(normed),
+        }
+    }
+
     /// Logits of x `[n_rows, hidden_size]`: `[n_rows, vocab_size]`.
     fn head(&self, x: &B::Buffer) -> Result<B::Buffer, EngineError> {
         let backend = &self.backend;
-        let mut x = self.optional_norm(x, self.weights.final_norm.as_ref())?;
-        if let Some(projection) = &self.weights.embedding_out {
-            x = self.linear(&x, projection)?;
-        }
+        let x = self.read_by_head(x)?;
         let weight = match &self.weights.head {
             Some(head) => &head.weight,
             None => &self.weights.embedding,
@@ -631,23 +657,31 @@ fn attention_shape(spec: &AttentionSpec) -> AttentionShape {
         scale: spec.scale,
         softcap: spec.softcap,
         window: spec.window,
-        slopes: spec
-            .alibi
-            .map(|alibi| alibi_slopes(spec.n_heads, alibi.scale)),
+        slopes: spec.alibi.map(|alibi| alibi_slopes(spec.n_heads, alibi)),
         causal: true,
     }
 }
 
 /// Slopes of ALiBi (Press et al. 2021): a geometric sequence for the next lower power of two, and every
 /// second one of the next sequence for the heads beyond it.
-fn alibi_slopes(n_heads: usize, scale: f32) -> Vec<f32> {
+fn alibi_slopes(n_heads: usize, alibi: Alibi) -> Slopes {
     let power = 1usize << n_heads.ilog2();
-    let slope = |base: f64, exponent: usize| 2f64.powf(-base).powi(exponent as i32) as f32 * scale;
-    let base = |n: usize| 8.0 / n as f64;
-    (0..n_heads)
-        .map(|head| match head < power {
-            true => slope(base(power), head + 1),
-            false => slope(base(2 * power), 2 * (head - power) + 1),
-        })
-        .collect()
+    let slope = |n: usize, exponent: usize| {
+        let slope = 2f32.powf(-8.0 / n as f32).powi(exponent as i32);
+        if alibi.bfloat16 {
+            half::bf16::from_f32(slope).to_f32()
+        } else {
+            slope
+        }
+    };
+    Slopes {
+        per_head: (0..n_heads)
+            .map(|head| match head < power {
+                true => slope(power, head + 1),
+                false => slope(2 * power, 2 * (head - power) + 1),
+            })
+            .collect(),
+        bfloat16: alibi.bfloat16,
+        factor: alibi.scale,
+    }
 }

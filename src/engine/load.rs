@@ -222,12 +222,25 @@ impl<'a, B: Backend> Loader<'a, B> {
         head_dim: usize,
         n_heads: usize,
     ) -> Result<Option<Norm<B>>, EngineError> {
-        let width = |norm: QkNorm| match norm.scope {
-            QkNormScope::Head => head_dim,
-            QkNormScope::EachHead | QkNormScope::Width => n_heads * head_dim,
-        };
-        norm.map(|norm| self.norm(role, norm.norm, width(norm)))
-            .transpose()
+        let Some(norm) = norm else { return Ok(None) };
+        match norm.scope {
+            QkNormScope::Head => self.norm(role, norm.norm, head_dim).map(Some),
+            QkNormScope::Width => self.norm(role, norm.norm, n_heads * head_dim).map(Some),
+            QkNormScope::EachHead => {
+                let mut of_heads = |role: Role| -> Result<B::Buffer, EngineError> {
+                    let mut values = Vec::with_capacity(n_heads * head_dim);
+                    for head in 0..n_heads as u32 {
+                        values.extend(self.values(role.of_expert(Some(head)), head_dim)?);
+                    }
+                    self.backend.upload(&values, 1, values.len())
+                };
+                Ok(Some(Norm {
+                    spec: norm.norm,
+                    gain: norm.norm.gain.then(|| of_heads(role)).transpose()?,
+                    bias: norm.norm.bias.then(|| of_heads(role.bias())).transpose()?,
+                }))
+            }
+        }
     }
 
     fn qkv(

@@ -55,8 +55,12 @@ fn choose(logits: &[f32], top_k: usize, router: &RouterSpec, correction: Option<
         let kept = highest(&of_groups, groups.top_k);
         for (group, merits) in merits.chunks_mut(size).enumerate() {
             if !kept.contains(&group) {
-                // As published: experts of other groups count 0, not −∞.
-                merits.fill(0.0);
+                // As published: 0 in DeepSeek-V2, whose scores are positive; nothing at all in V3.
+                merits.fill(if groups.by_best_two {
+                    f32::NEG_INFINITY
+                } else {
+                    0.0
+                });
             }
         }
     }

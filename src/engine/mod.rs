@@ -7,8 +7,11 @@ pub mod backend;
 pub mod cpu;
 mod error;
 pub mod forward;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod load;
 mod mixture;
+pub mod text;
 pub mod vision;
 
 pub use error::EngineError;

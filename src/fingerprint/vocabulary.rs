@@ -351,6 +351,7 @@ mod tests {
                 }],
                 special: [("bos_token".to_owned(), "<s>".to_owned())].into(),
                 chat_template: Some("T".to_owned()),
+                ..EmbeddedTokenizer::default()
             }),
             ..Artefacts::default()
         };

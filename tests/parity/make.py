@@ -47,7 +47,7 @@ def config_of(case: Case, overrides: dict | None = None):
     if case.oracle == OWN:
         return keys
     config = CONFIG_MAPPING[keys["model_type"]].from_dict(keys)
-    config._attn_implementation = "eager"
+    config._attn_implementation = case.attention
     config._experts_implementation = "eager"
     return config
 
@@ -94,7 +94,7 @@ def load(case: Case, folder: Path, dtype: torch.dtype):
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model
     model, info = getattr(transformers, case.architecture).from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", output_loading_info=True)
+        folder, dtype=dtype, attn_implementation=case.attention, output_loading_info=True)
     model.config._experts_implementation = "eager"
     if bad := {k: v for k, v in info.items() if v}:
         raise ValueError(f"{case.name}: {bad}")

@@ -16,6 +16,7 @@ mod pictures;
 mod published;
 mod pytorch;
 mod support;
+mod text;
 mod verdicts;
 mod vision;
 mod vision_strict;

@@ -6,6 +6,8 @@ use modelkin::arch::spec::ModelSpec;
 use modelkin::audit::{self, Unwatched};
 use modelkin::engine::backend::Backend;
 use modelkin::engine::cpu::Cpu;
+#[cfg(feature = "gpu")]
+use modelkin::engine::gpu;
 use modelkin::engine::{Chunk, Computed, Decoder, Logits, Piece, Values, Wanted};
 use modelkin::source::FetchOptions;
 use std::collections::BTreeMap;
@@ -211,11 +213,11 @@ fn check<B: Backend>(folder: &Path, backend: B) -> Result<String, String> {
     ))
 }
 
-fn check_all<B: Backend>(backend: impl Fn() -> B) {
+fn check_all<B: Backend>(backend: &B) {
     let mut failed = Vec::new();
     for folder in cases() {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
-        match check(&folder, backend()) {
+        match check(&folder, backend) {
             Ok(said) => println!("{name}: {said}"),
             Err(why) => failed.push(format!("{name}: {why}")),
         }
@@ -230,7 +232,46 @@ fn check_all<B: Backend>(backend: impl Fn() -> B) {
 
 #[test]
 fn every_family_computes_what_its_published_implementation_computes() {
-    check_all(Cpu::<f32>::new);
+    check_all(&Cpu::<f32>::new());
+}
+
+/// The device of the tests of kernels: `MODELKIN_TEST_DEVICE`, else a Vulkan device, a software one if there is
+/// no other. `None`, and a line that says so, where there is none; an error with `MODELKIN_REQUIRE_GPU`.
+#[cfg(feature = "gpu")]
+fn test_device() -> Option<gpu::GpuBackend> {
+    let name = std::env::var("MODELKIN_TEST_DEVICE").unwrap_or_else(|_| "vulkan".to_owned());
+    match gpu::open(&name) {
+        Ok(device) => Some(device),
+        Err(why) if std::env::var_os("MODELKIN_REQUIRE_GPU").is_some() => panic!("{why}"),
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            None
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+struct OnGpu<F>(F);
+
+#[cfg(feature = "gpu")]
+struct EveryFamily;
+
+#[cfg(feature = "gpu")]
+impl gpu::Visitor for OnGpu<EveryFamily> {
+    type Output = ();
+
+    fn visit<B: Backend + 'static>(self, backend: B) {
+        check_all(&backend);
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn every_family_computes_the_same_on_a_graphics_card() {
+    if let Some(device) = test_device() {
+        println!("on {}", device.describe());
+        device.visit(OnGpu(EveryFamily));
+    }
 }
 
 #[test]

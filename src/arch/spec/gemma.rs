@@ -8,7 +8,6 @@ use super::{
     Activation, AttentionSpec, MlpSpec, ModelSpec, NormSpec, QkNorm, QkNormScope, SpecReader,
     windows,
 };
-use serde_json::Value;
 
 /// Model types read here.
 pub(super) const READERS: &[SpecReader] = &[
@@ -26,18 +25,10 @@ pub(super) const READERS: &[SpecReader] = &[
     },
 ];
 
-/// √hidden_size in the type of the weights, as all implementations round it: 55.5 instead of 55.4256
-/// in the bfloat16 of Gemma 2B is part of what was trained.
-fn embedding_scale(config: &mut Config, hidden_size: usize) -> f32 {
-    let scale = (hidden_size as f64).sqrt() as f32;
-    let dtype = ["dtype", "torch_dtype"]
-        .iter()
-        .find_map(|key| config.value(key).and_then(Value::as_str));
-    match dtype {
-        Some("bfloat16") => half::bf16::from_f32(scale).to_f32(),
-        Some("float16") => half::f16::from_f32(scale).to_f32(),
-        _ => scale,
-    }
+/// √hidden_size. Implementations that run in bfloat16 round it to that type (Gemma 2B: 45.25 instead of
+/// 45.2548); the engine computes in f32, as they do when they run in f32.
+fn embedding_scale(hidden_size: usize) -> f32 {
+    (hidden_size as f64).sqrt() as f32
 }
 
 fn norm(config: &mut Config) -> Result<NormSpec, SpecError> {
@@ -82,7 +73,7 @@ fn gemma(config: &mut Config) -> Result<ModelSpec, SpecError> {
     let mlp = gated(config.size("intermediate_size")?, act);
     let layer = pre_norm_layer(norm, attention, MlpSpec::Dense(mlp));
     let mut spec = shape.model(config, norm, true, vec![layer; shape.n_layers])?;
-    spec.embedding.scale = embedding_scale(config, shape.hidden_size);
+    spec.embedding.scale = embedding_scale(shape.hidden_size);
     Ok(spec)
 }
 
@@ -130,7 +121,7 @@ fn sandwiched(
         })
         .collect();
     let mut spec = shape.model(config, norm, true, layers)?;
-    spec.embedding.scale = embedding_scale(config, shape.hidden_size);
+    spec.embedding.scale = embedding_scale(shape.hidden_size);
     spec.head.softcap = softcap(config, "final_logit_softcapping", head_cap)?;
     Ok(spec)
 }

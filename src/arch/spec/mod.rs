@@ -39,8 +39,8 @@ pub use composite::{
 };
 pub use config::{Config, SpecError};
 pub use layer::{
-    Activation, AttentionSpec, DenseSpec, LayerSpec, MixtureSpec, MlpSpec, NormKind, NormSpec,
-    Projections, QkNorm, QkNormScope, RouterSpec, Scoring, SharedExpert, Wiring,
+    Activation, Alibi, AttentionSpec, DenseSpec, LayerSpec, MixtureSpec, MlpSpec, NormKind,
+    NormSpec, Projections, QkNorm, QkNormScope, RouterSpec, Scoring, SharedExpert, Wiring,
 };
 pub use rope::{RopeScaling, RopeSpec, RopeStyle};
 pub use vision::{PatchPositions, TowerOutput, VisionSpec};

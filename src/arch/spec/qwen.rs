@@ -2,7 +2,7 @@
 
 use super::config::{Config, SpecError};
 use super::llama::{Shape, gated, pre_norm_layer, rms};
-use super::rope::RopeSpec;
+use super::rope::{RopeScaling, RopeSpec};
 use super::rope_config::RopeKeys;
 use super::{Activation, MlpSpec, ModelSpec, SpecReader};
 
@@ -31,17 +31,11 @@ fn qwen(config: &mut Config) -> Result<ModelSpec, SpecError> {
     let hidden_size = config.size("hidden_size")?;
     let n_heads = config.size("num_attention_heads")?;
     let head_dim = config.size_or("kv_channels", 128)?;
-    let stated_positions = config.size_or("max_position_embeddings", 8192)?;
-    // Up to `seq_length` both are the identity; beyond, queries grow and the base of the rotary
-    // frequencies depends on how the text was fed. The engine stops there.
+    let max_positions = config.size_or("max_position_embeddings", 8192)?;
+    // Both are the identity up to `seq_length`.
     let dynamic = config.flag_or("use_dynamic_ntk", true)?;
     let logn = config.flag_or("use_logn_attn", true)?;
-    let max_positions = if dynamic || logn {
-        config.size_or("seq_length", 2048)?
-    } else {
-        config.harmless(&["seq_length"]);
-        stated_positions
-    };
+    let trained = config.size_or("seq_length", 2048)?;
     let shape = Shape {
         vocab_size: config.size("vocab_size")?,
         hidden_size,
@@ -57,7 +51,16 @@ fn qwen(config: &mut Config) -> Result<ModelSpec, SpecError> {
         partial_key: "rotary_pct",
         ..RopeKeys::LLAMA
     };
-    let rope = RopeSpec::read_with(config, head_dim, keys, max_positions)?;
+    let mut rope = RopeSpec::read_with(config, head_dim, keys, max_positions)?;
+    if dynamic {
+        rope.scaling = RopeScaling::PowerNtk { trained };
+    }
+    if logn {
+        if rope.rotated_dim != head_dim || trained < 2 {
+            return Err(config.wrong("rotary_pct", "1, as log-n attention is published"));
+        }
+        rope.query_log_base = Some(trained);
+    }
     let bias = !config.flag_or("no_bias", true)?;
     let mut attention = shape.attention(rope);
     attention.qkv_bias = true;
@@ -76,7 +79,7 @@ fn qwen(config: &mut Config) -> Result<ModelSpec, SpecError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{read, refuses_strangers, with};
+    use super::super::testing::{read, refuses_strangers};
     use serde_json::{Value, json};
 
     fn qwen_7b() -> Value {
@@ -114,13 +117,15 @@ mod tests {
     }
 
     #[test]
-    fn positions_end_where_logn_attention_and_dynamic_ntk_begin() {
-        assert_eq!(read(&qwen_7b()).max_positions, 8192);
-        let plain = with(
-            with(qwen_7b(), "use_logn_attn", false),
-            "use_dynamic_ntk",
-            false,
-        );
-        assert_eq!(read(&plain).max_positions, 32768);
+    fn queries_and_frequencies_change_beyond_the_trained_length_only() {
+        let rope = read(&qwen_7b()).layers[0]
+            .attention
+            .rope
+            .clone()
+            .expect("rotary");
+        assert_eq!(rope.query_factor(8191), 1.0);
+        assert!(rope.query_factor(8192) > 1.0);
+        assert_eq!(rope.frequencies(8192), rope.frequencies(1));
+        assert_ne!(rope.frequencies(8193), rope.frequencies(1));
     }
 }

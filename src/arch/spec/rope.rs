@@ -28,6 +28,9 @@ pub struct RopeSpec {
     pub theta: f64,
     /// How the frequencies are changed for long texts.
     pub scaling: RopeScaling,
+    /// n: queries of token i, counted from 0, grow by log_n(i + 1) from i = n on (Qwen 1's log-n
+    /// attention). Only where whole heads turn.
+    pub query_log_base: Option<usize>,
 }
 
 /// How frequencies are changed for long texts.
@@ -44,6 +47,11 @@ pub enum RopeScaling {
     DynamicNtk {
         /// The factor.
         factor: f64,
+        /// The trained length.
+        trained: usize,
+    },
+    /// The base grows in powers of two with the length of the text (Qwen 1).
+    PowerNtk {
         /// The trained length.
         trained: usize,
     },
@@ -95,6 +103,7 @@ impl RopeSpec {
             offset: 0,
             theta,
             scaling: RopeScaling::None,
+            query_log_base: None,
         }
     }
 
@@ -116,6 +125,11 @@ impl RopeSpec {
             RopeScaling::DynamicNtk { factor, trained } => {
                 let (length, trained) = (length.max(*trained) as f64, *trained as f64);
                 let grown = (factor * length / trained) - (factor - 1.0);
+                plain(self.theta * grown.powf(dim / (dim - 2.0)))
+            }
+            RopeScaling::PowerNtk { trained } => {
+                let doublings = (length as f64 / *trained as f64).log2() + 1.0;
+                let grown = (2f64.powf(doublings.ceil()) - 1.0).max(1.0);
                 plain(self.theta * grown.powf(dim / (dim - 2.0)))
             }
             RopeScaling::Llama3 {
@@ -192,6 +206,14 @@ impl RopeSpec {
             | RopeScaling::Long {
                 attention_factor, ..
             } => *attention_factor as f32,
+            _ => 1.0,
+        }
+    }
+
+    /// Factor of the query at a position.
+    pub fn query_factor(&self, position: usize) -> f32 {
+        match self.query_log_base {
+            Some(n) if position >= n => (((position + 1) as f64).ln() / (n as f64).ln()) as f32,
             _ => 1.0,
         }
     }

@@ -152,6 +152,7 @@ impl Stated {
             offset: 0,
             theta,
             scaling: self.scaling,
+            query_log_base: None,
         })
     }
 }

@@ -86,6 +86,20 @@ impl Metadata {
         }
     }
 
+    pub(super) fn flag(&self, key: &str) -> Option<bool> {
+        match self.entries.get(key)? {
+            Value::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    pub(super) fn floats(&self, key: &str) -> Option<&[f32]> {
+        match self.entries.get(key)? {
+            Value::Array(Array::Floats(list)) => Some(list),
+            _ => None,
+        }
+    }
+
     pub(super) fn wholes(&self, key: &str) -> Option<&[i64]> {
         match self.entries.get(key)? {
             Value::Array(Array::Whole(list)) => Some(list),

@@ -17,6 +17,9 @@ const SPECIAL: &[(&str, &str)] = &[
     ("mask_token", "mask_token_id"),
 ];
 
+/// Keys of tokens that end a turn or a message, beside the one that ends a sequence.
+const ENDS: &[&str] = &["eot_token_id", "eom_token_id"];
+
 /// Kinds of tokens (`tokenizer.ggml.token_type`) that stand beside the trained vocabulary.
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
@@ -69,6 +72,14 @@ pub(super) fn take(
             )),
         }
     }
+    let end_tokens = ENDS
+        .iter()
+        .filter_map(|name| usize::try_from(metadata.whole(&key(name))?).ok())
+        .filter_map(|id| tokens.get(id).cloned())
+        .collect();
+    let charsmap = metadata.wholes(&key("precompiled_charsmap"));
+    // Signed and unsigned bytes are both in circulation.
+    let charsmap = charsmap.unwrap_or_default().iter().map(|&byte| byte as u8);
     let kind = match model.as_str() {
         "llama" => "sentencepiece",
         "gpt2" => "BPE",
@@ -80,12 +91,27 @@ pub(super) fn take(
         file: file.to_owned(),
         kind: kind.to_owned(),
         merges: metadata.texts(&key("merges")).unwrap_or_default().to_vec(),
+        scores: metadata.floats(&key("scores")).unwrap_or_default().to_vec(),
+        kinds: types.to_vec(),
+        pre: metadata.text(&key("pre")).map(str::to_owned),
+        add_bos: metadata.flag(&key("add_bos_token")),
+        add_eos: metadata.flag(&key("add_eos_token")),
+        add_space_prefix: metadata.flag(&key("add_space_prefix")),
+        remove_extra_whitespaces: metadata.flag(&key("remove_extra_whitespaces")),
+        charsmap: charsmap.collect(),
+        end_tokens,
         tokens,
         added,
         special,
         chat_template: metadata.text("tokenizer.chat_template").map(str::to_owned),
     };
-    for name in ["tokens", "merges", "scores", "token_type"] {
+    for name in [
+        "tokens",
+        "merges",
+        "scores",
+        "token_type",
+        "precompiled_charsmap",
+    ] {
         metadata.entries.remove(&key(name));
     }
     Some(found)

@@ -103,7 +103,7 @@ pub(super) fn attention<T: Real>(
                 *score = cap * (*score / cap).tanh();
             }
             if let Some(slopes) = &shape.slopes {
-                *score += T::from_f32(slopes[head]) * T::from_f64(key as f64);
+                *score += T::from_f32(slopes.added(head, key));
             }
         }
         softmax(scores);

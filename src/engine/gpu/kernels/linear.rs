@@ -1,0 +1,504 @@
+//! y = x Wᵀ + bias, with W as it is stored and every product and sum in f32.
+//!
+//! Versions:
+//! 1. `plain`: a unit per output, W read element by element. What the others are compared with, on the
+//!    device itself.
+//! 2. `tiled`: for many rows. A workgroup computes a square of outputs from tiles in shared memory, a unit
+//!    a square of those in registers.
+//! 3. `vector`: for few rows. 32 lanes per row of W, each loading 16 bytes at a time; bound by the memory
+//!    that W occupies.
+//!
+//! All three sum in the same order, with fused multiply-adds, so that a row of the result is the same
+//! bits whatever rows are computed with it and whichever version runs: the columns are dealt in chunks of
+//! [`CHUNK`] to [`LANES`] lanes in turn, a lane sums its chunks in order, and the lanes are added in order.
+//! Rows are padded with zeros to whole chunks, which adds nothing.
+
+use super::super::device::{Device, Four, UNITS, Words, launch};
+use super::number::{Stored, decode_half, decode_in_word};
+use crate::engine::EngineError;
+use cubecl::prelude::*;
+
+/// Columns that a lane takes at a time: 32 bytes of bf16, one sector of a memory transaction.
+pub(in super::super) const CHUNK: usize = 16;
+/// Partial sums of an output.
+const LANES: usize = 32;
+/// Rows of W that a workgroup of the vector kernel reads at a time.
+const GROUPS: usize = UNITS as usize / LANES;
+/// Vectors of four between the starts of rows of a shared tile: one more than a chunk has, so that rows
+/// that are read together lie in different banks.
+const TILE_STRIDE: usize = CHUNK / 4 + 1;
+
+/// Some rows of a weight and where their outputs go.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Part<'a> {
+    /// Rows of [`padded`] columns.
+    pub(in super::super) words: &'a Words,
+    /// How elements are stored.
+    pub(in super::super) stored: Stored,
+    /// The first row's number among all outputs.
+    pub(in super::super) first: usize,
+    /// How many rows.
+    pub(in super::super) n_rows: usize,
+}
+
+/// Which version runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Version {
+    /// 1.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare"))]
+    Plain,
+    /// 2.
+    Tiled,
+    /// 3.
+    Vector,
+}
+
+/// Columns with the padding to whole chunks.
+pub(in super::super) fn padded(n_cols: usize) -> usize {
+    n_cols.div_ceil(CHUNK) * CHUNK
+}
+
+/// Eight consecutive elements from number `8 · eighth` on, as two vectors of four.
+#[cube]
+fn load_eight(
+    source: &Array<Vector<u32, Four>>,
+    eighth: usize,
+    #[comptime] stored: Stored,
+) -> (Vector<f32, Four>, Vector<f32, Four>) {
+    let mut low = Vector::<f32, Four>::empty();
+    let mut high = Vector::<f32, Four>::empty();
+    if comptime!(stored == Stored::F32) {
+        let a = source[2usize * eighth];
+        let b = source[2usize * eighth + 1usize];
+        #[unroll]
+        for k in 0..4 {
+            low[k] = f32::reinterpret(a[k]);
+            high[k] = f32::reinterpret(b[k]);
+        }
+    } else {
+        let words = source[eighth];
+        #[unroll]
+        for k in 0..2usize {
+            low[2 * k] = decode_half(words[k] & 0xffffu32, stored);
+            low[2 * k + 1] = decode_half(words[k] >> 16u32, stored);
+            high[2 * k] = decode_half(words[2 + k] & 0xffffu32, stored);
+            high[2 * k + 1] = decode_half(words[2 + k] >> 16u32, stored);
+        }
+    }
+    (low, high)
+}
+
+#[cube(launch, launch_unchecked)]
+fn plain_kernel(
+    x: &Array<f32>,
+    w: &Array<u32>,
+    bias: &Array<f32>,
+    out: &mut Array<f32>,
+    n_cols: usize,
+    n_out: usize,
+    first: usize,
+    part_rows: usize,
+    n_rows: usize,
+    #[comptime] stored: Stored,
+    #[comptime] has_bias: bool,
+) {
+    let i = ABSOLUTE_POS;
+    if i < n_rows * part_rows {
+        let row = i / part_rows;
+        let j = i % part_rows;
+        let mut total = 0.0f32;
+        for lane in 0..LANES {
+            let mut partial = 0.0f32;
+            let mut start = lane * CHUNK;
+            while start < n_cols {
+                for k in 0..CHUNK {
+                    let c = j * n_cols + start + k;
+                    let word = if comptime!(stored == Stored::F32) {
+                        w[c]
+                    } else {
+                        w[c / 2usize]
+                    };
+                    partial = fma(
+                        decode_in_word(word, c, stored),
+                        x[row * n_cols + start + k],
+                        partial,
+                    );
+                }
+                start += LANES * CHUNK;
+            }
+            total += partial;
+        }
+        if comptime!(has_bias) {
+            total += bias[first + j];
+        }
+        out[row * n_out + first + j] = total;
+    }
+}
+
+/// Brings a chunk of columns of `16 · tile` rows into shared memory, zeros where there are no rows.
+#[cube]
+fn stage(
+    source: &Array<Vector<u32, Four>>,
+    shared: &mut SharedMemory<Vector<f32, Four>>,
+    first_row: usize,
+    n_rows: usize,
+    n_cols: usize,
+    start: usize,
+    #[comptime] stored: Stored,
+    #[comptime] tile: usize,
+) {
+    let unit = UNIT_POS as usize;
+    if unit < comptime!(32 * tile) {
+        let row = unit / 2usize;
+        let eighth = unit % 2usize;
+        let at = row * TILE_STRIDE + 2usize * eighth;
+        if first_row + row < n_rows {
+            let (low, high) = load_eight(
+                source,
+                ((first_row + row) * n_cols + start) / 8usize + eighth,
+                stored,
+            );
+            shared[at] = low;
+            shared[at + 1usize] = high;
+        } else {
+            shared[at] = Vector::<f32, Four>::new(0.0f32);
+            shared[at + 1usize] = Vector::<f32, Four>::new(0.0f32);
+        }
+    }
+}
+
+/// A workgroup of 16 × 16 units computes `16 · tile` rows and as many columns; unit (a, b) the rows
+/// a, a + 16, … and the columns b, b + 16, ….
+#[cube(launch, launch_unchecked)]
+fn tiled_kernel(
+    x: &Array<Vector<u32, Four>>,
+    w: &Array<Vector<u32, Four>>,
+    bias: &Array<f32>,
+    out: &mut Array<f32>,
+    n_cols: usize,
+    n_out: usize,
+    first: usize,
+    part_rows: usize,
+    n_rows: usize,
+    #[comptime] stored: Stored,
+    #[comptime] has_bias: bool,
+    #[comptime] tile: usize,
+) {
+    let side = comptime!(16 * tile);
+    let mut x_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(16 * tile * TILE_STRIDE));
+    let mut w_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(16 * tile * TILE_STRIDE));
+    let first_column = CUBE_POS_X as usize * side;
+    let first_row = CUBE_POS_Y as usize * side;
+    let a = UNIT_POS as usize / 16usize;
+    let b = UNIT_POS as usize % 16usize;
+
+    let mut total = Array::<f32>::new(comptime!(tile * tile));
+    let mut partial = Array::<f32>::new(comptime!(tile * tile));
+    #[unroll]
+    for i in 0..comptime!(tile * tile) {
+        total[i] = 0.0f32;
+    }
+    for lane in 0..LANES {
+        #[unroll]
+        for i in 0..comptime!(tile * tile) {
+            partial[i] = 0.0f32;
+        }
+        let mut start = lane * CHUNK;
+        while start < n_cols {
+            stage(
+                x,
+                &mut x_tile,
+                first_row,
+                n_rows,
+                n_cols,
+                start,
+                Stored::F32,
+                tile,
+            );
+            stage(
+                w,
+                &mut w_tile,
+                first_column,
+                part_rows,
+                n_cols,
+                start,
+                stored,
+                tile,
+            );
+            sync_cube();
+            for quarter in 0..comptime!(CHUNK / 4) {
+                let mut ws = Array::<Vector<f32, Four>>::new(tile);
+                #[unroll]
+                for j in 0..tile {
+                    ws[j] = w_tile[(b + comptime!(16 * j)) * TILE_STRIDE + quarter];
+                }
+                #[unroll]
+                for i in 0..tile {
+                    let xs = x_tile[(a + comptime!(16 * i)) * TILE_STRIDE + quarter];
+                    #[unroll]
+                    for j in 0..tile {
+                        let wj = ws[j];
+                        let mut sum = partial[comptime!(i * tile + j)];
+                        #[unroll]
+                        for k in 0..4 {
+                            sum = fma(wj[k], xs[k], sum);
+                        }
+                        partial[comptime!(i * tile + j)] = sum;
+                    }
+                }
+            }
+            sync_cube();
+            start += LANES * CHUNK;
+        }
+        #[unroll]
+        for i in 0..comptime!(tile * tile) {
+            total[i] += partial[i];
+        }
+    }
+    #[unroll]
+    for i in 0..tile {
+        let row = first_row + a + comptime!(16 * i);
+        #[unroll]
+        for j in 0..tile {
+            let column = first_column + b + comptime!(16 * j);
+            if row < n_rows && column < part_rows {
+                let mut y = total[comptime!(i * tile + j)];
+                if comptime!(has_bias) {
+                    y += bias[first + column];
+                }
+                out[row * n_out + first + column] = y;
+            }
+        }
+    }
+}
+
+/// A workgroup computes [`GROUPS`] columns of up to `rows` rows; W is read once for all of these.
+#[cube(launch, launch_unchecked)]
+fn vector_kernel(
+    x: &Array<Vector<f32, Four>>,
+    w: &Array<Vector<u32, Four>>,
+    bias: &Array<f32>,
+    out: &mut Array<f32>,
+    n_cols: usize,
+    n_out: usize,
+    first: usize,
+    part_rows: usize,
+    n_rows: usize,
+    #[comptime] stored: Stored,
+    #[comptime] has_bias: bool,
+    #[comptime] rows: usize,
+) {
+    let mut shared = SharedMemory::<f32>::new(comptime!(UNITS as usize * rows));
+    let unit = UNIT_POS as usize;
+    let lane = unit % LANES;
+    let blocks = n_rows.div_ceil(rows);
+    let first_row = CUBE_POS % blocks * rows;
+    let j = CUBE_POS / blocks * GROUPS + unit / LANES;
+
+    let mut partial = Array::<f32>::new(rows);
+    #[unroll]
+    for r in 0..rows {
+        partial[r] = 0.0f32;
+    }
+    if j < part_rows {
+        let mut start = lane * CHUNK;
+        while start < n_cols {
+            #[unroll]
+            for eighth in 0..comptime!(CHUNK / 8) {
+                let (low, high) = load_eight(w, (j * n_cols + start) / 8usize + eighth, stored);
+                #[unroll]
+                for r in 0..rows {
+                    // A row that does not exist repeats the last, and is not written.
+                    let row = select(first_row + r < n_rows, first_row + r, n_rows - 1usize);
+                    let at = (row * n_cols + start) / 4usize + comptime!(2 * eighth);
+                    let xl = x[at];
+                    let xh = x[at + 1usize];
+                    let mut sum = partial[r];
+                    #[unroll]
+                    for k in 0..4 {
+                        sum = fma(low[k], xl[k], sum);
+                    }
+                    #[unroll]
+                    for k in 0..4 {
+                        sum = fma(high[k], xh[k], sum);
+                    }
+                    partial[r] = sum;
+                }
+            }
+            start += LANES * CHUNK;
+        }
+    }
+    #[unroll]
+    for r in 0..rows {
+        shared[comptime!(r * UNITS as usize) + unit] = partial[r];
+    }
+    sync_cube();
+    if lane < rows && j < part_rows && first_row + lane < n_rows {
+        let mut total = 0.0f32;
+        for l in 0..LANES {
+            total += shared[lane * UNITS as usize + unit - lane + l];
+        }
+        if comptime!(has_bias) {
+            total += bias[first + j];
+        }
+        out[(first_row + lane) * n_out + first + j] = total;
+    }
+}
+
+#[cube(launch, launch_unchecked)]
+fn pad_kernel(x: &Array<f32>, out: &mut Array<f32>, n_cols: usize, n_padded: usize) {
+    let i = ABSOLUTE_POS;
+    if i < out.len() {
+        let column = i % n_padded;
+        let mut value = 0.0f32;
+        if column < n_cols {
+            value = x[i / n_padded * n_cols + column];
+        }
+        out[i] = value;
+    }
+}
+
+/// x with its rows padded to whole chunks; x itself where they are.
+pub(in super::super) fn pad<R: Runtime>(
+    device: &Device<R>,
+    x: &Words,
+    n_rows: usize,
+    n_cols: usize,
+) -> Result<Words, EngineError> {
+    if n_cols.is_multiple_of(CHUNK) {
+        return Ok(x.clone());
+    }
+    let out = device.empty(n_rows * padded(n_cols))?;
+    let grid = device.grid(out.len().div_ceil(UNITS as usize))?;
+    launch!(
+        device,
+        pad_kernel,
+        grid,
+        UNITS,
+        device.arg(x),
+        device.arg(&out),
+        n_cols,
+        padded(n_cols),
+    );
+    Ok(out)
+}
+
+/// Rows above which the tiled kernel pays.
+const FEW_ROWS: usize = 16;
+
+/// The version for so many rows.
+pub(in super::super) fn version_for(n_rows: usize) -> Version {
+    if n_rows <= FEW_ROWS {
+        Version::Vector
+    } else {
+        Version::Tiled
+    }
+}
+
+/// Outputs of one part, for x `[n_rows, n_cols]` with `n_cols` padded, into out `[n_rows, n_out]`.
+pub(in super::super) fn linear<R: Runtime>(
+    device: &Device<R>,
+    x: &Words,
+    part: Part<'_>,
+    bias: Option<&Words>,
+    out: &Words,
+    (n_rows, n_cols, n_out): (usize, usize, usize),
+    version: Version,
+) -> Result<(), EngineError> {
+    let (b, has_bias) = (device.arg(bias.unwrap_or(x)), bias.is_some());
+    match version {
+        Version::Plain => {
+            let grid = device.grid((n_rows * part.n_rows).div_ceil(UNITS as usize))?;
+            launch!(
+                device,
+                plain_kernel,
+                grid,
+                UNITS,
+                device.arg(x),
+                device.arg(part.words),
+                b,
+                device.arg(out),
+                n_cols,
+                n_out,
+                part.first,
+                part.n_rows,
+                n_rows,
+                part.stored,
+                has_bias,
+            );
+        }
+        Version::Tiled => {
+            // 128 × 128 where shared memory and work allow, else 64 × 64.
+            let large = device.limits().shared_bytes >= 32 << 10 && n_rows.min(part.n_rows) > 512;
+            let tile = if large { 8 } else { 4 };
+            let grid = device.grid_3d(
+                part.n_rows.div_ceil(16 * tile),
+                n_rows.div_ceil(16 * tile),
+                1,
+            )?;
+            launch!(
+                device,
+                tiled_kernel,
+                grid,
+                UNITS,
+                device.arg4(x),
+                device.arg4(part.words),
+                b,
+                device.arg(out),
+                n_cols,
+                n_out,
+                part.first,
+                part.n_rows,
+                n_rows,
+                part.stored,
+                has_bias,
+                tile,
+            );
+        }
+        Version::Vector => {
+            let rows = n_rows.next_power_of_two().min(4);
+            let grid = device.grid(part.n_rows.div_ceil(GROUPS) * n_rows.div_ceil(rows))?;
+            launch!(
+                device,
+                vector_kernel,
+                grid,
+                UNITS,
+                device.arg4(x),
+                device.arg4(part.words),
+                b,
+                device.arg(out),
+                n_cols,
+                n_out,
+                part.first,
+                part.n_rows,
+                n_rows,
+                part.stored,
+                has_bias,
+                rows,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What is right, in f64: x `[n_rows, n_cols]`, W `[n_out, n_cols]`.
+#[cfg(test)]
+pub(in super::super) fn plain(
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    n_cols: usize,
+) -> Vec<f64> {
+    let mut out = Vec::new();
+    for row in x.chunks(n_cols) {
+        for (j, weights) in w.chunks(n_cols).enumerate() {
+            let sum: f64 = row
+                .iter()
+                .zip(weights)
+                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                .sum();
+            out.push(sum + bias.map_or(0.0, |bias| f64::from(bias[j])));
+        }
+    }
+    out
+}
