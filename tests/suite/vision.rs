@@ -8,7 +8,6 @@ use modelkin::arch::spec::{
 use modelkin::audit::{self, Unwatched};
 use modelkin::engine::backend::Backend;
 use modelkin::engine::cpu::Cpu;
-use modelkin::engine::vision::prompt::Bounds;
 use modelkin::engine::vision::{
     Marks, Normalisation, Picture, Pixels, Tower, VisionLanguage, positions,
 };
@@ -186,16 +185,7 @@ pub fn logits<B: Backend>(
 }
 
 /// Marks of the tiny MiniCPM-Llama3-V.
-pub fn marks() -> Marks {
-    Marks::Bounded(Bounds {
-        start: 91,
-        end: 92,
-        slices_start: 93,
-        slices_end: 94,
-        place: 0,
-        newline: vec![10],
-    })
-}
+pub const MARKS: Marks = Marks::Bounded { start: 91, end: 92 };
 
 /// Tower, resampler and logits of every image, held to references.
 fn check_minicpm<B: Backend>(model: &VisionLanguage<B>, reference: &Reference) {
@@ -209,7 +199,7 @@ fn check_minicpm<B: Backend>(model: &VisionLanguage<B>, reference: &Reference) {
         let rows = model.rows(&pixels).unwrap();
         let name = format!("resampler.{image}");
         reference.check(&name, &backend.download(&rows[0]).unwrap(), MAX_NMSE);
-        let pieces = marks().pieces(backend, &ids, &rows).unwrap();
+        let pieces = MARKS.pieces(backend, &ids, &rows).unwrap();
         let name = format!("logits.{image}");
         reference.check(&name, &logits(model, pieces, ids.len()), MAX_NMSE);
     }
@@ -223,6 +213,28 @@ fn minicpm_llama3_v_computes_what_is_published() {
     let positions = PatchPositions::Strip { padded: true };
     assert_eq!(model.spec().vision.positions, positions);
     check_minicpm(&model, &reference);
+}
+
+#[test]
+fn slices_stand_in_a_text_row_by_row() {
+    let model = open(&case("minicpm-llama3-v"));
+    let mut spec = VisionLanguageSpec::read(model.config.as_ref().unwrap()).unwrap();
+    let ConnectorSpec::Resampler(resampler) = &mut spec.connector else {
+        panic!("MiniCPM-V has a resampler");
+    };
+    resampler.n_queries = 2;
+    let image = "<image><unk><unk></image>";
+    assert_eq!(spec.room((0, 0)), image);
+    let line = format!("{image}{image}{image}");
+    let room = format!("{image}<slice>{line}\n{line}</slice>");
+    assert_eq!(spec.room((3, 2)), room);
+    let of = |names: &[&str]| {
+        let id = |name: &str| names.iter().position(|n| *n == name).map(|id| id as u32);
+        Marks::of(&spec, id)
+    };
+    let marks = Marks::Bounded { start: 0, end: 1 };
+    assert_eq!(of(&["<image>", "</image>"]).unwrap(), marks);
+    assert!(of(&["<image>"]).is_err());
 }
 
 #[test]
@@ -272,8 +284,9 @@ fn check_llava<B: Backend>(backend: B, suffix: &str, most: f64) {
     );
     let ids = reference.ids();
     assert_eq!(backend.shape(&rows[0]).0, model.spec().n_rows());
-    let marks = Marks::of(model.spec(), |_| None, Vec::new()).unwrap();
-    assert_eq!(marks.room(model.spec().n_rows(), (0, 0)), ids[4..20]);
+    let marks = Marks::of(model.spec(), |_| None).unwrap();
+    assert_eq!(marks, Marks::Repeated(90));
+    assert_eq!(model.spec().room((0, 0)), "<image>".repeat(16));
     let pieces = marks.pieces(backend, &ids, &rows).unwrap();
     reference.check(
         &format!("logits{suffix}"),

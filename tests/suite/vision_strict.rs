@@ -1,6 +1,6 @@
 //! What a vision-language checkpoint holds and what its config promises must be one, and names do not matter.
 
-use super::vision::{Reference, case, load, logits, marks};
+use super::vision::{MARKS, Reference, case, load, logits};
 use crate::support::shared;
 use modelkin::arch::spec::{ConnectorSpec, ImageSpec, SliceSpec, VisionLanguageSpec};
 use modelkin::engine::cpu::Cpu;
@@ -64,7 +64,7 @@ fn the_renamed_copy_computes_the_same_bits() {
     let ids = reference.ids();
     let of = |model: &VisionLanguage<Cpu<f32>>| {
         let rows = model.rows(&[reference.pixels(0)]).unwrap();
-        let pieces = marks().pieces(model.decoder().backend(), &ids, &rows);
+        let pieces = MARKS.pieces(model.decoder().backend(), &ids, &rows);
         logits(model, pieces.unwrap(), ids.len())
     };
     assert_eq!(of(&original), of(&copy));

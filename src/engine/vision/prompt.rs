@@ -1,46 +1,69 @@
-//! Where images stand in a text: the tokens that leave room for them, and the pieces that a decoder reads.
+//! Where images stand in a text: the words that leave room for them, and the pieces that a decoder reads.
+//!
+//! As published, a text is written with its room for images first, and then becomes tokens as a whole.
 
 use crate::arch::spec::{ConnectorSpec, ImageSpec, VisionLanguageSpec};
 use crate::engine::backend::Backend;
 use crate::engine::{EngineError, Piece};
 use std::ops::Range;
 
-/// Tokens that mark images in a text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Before the rows of an image, and in LLaVA in place of each of them.
+const IMAGE: &str = "<image>";
+/// After the rows of an image.
+const IMAGE_END: &str = "</image>";
+/// In place of a row.
+const PLACE: &str = "<unk>";
+
+/// Tokens by which images are found in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marks {
     /// MiniCPM-V: an image is what stands between two tokens.
-    Bounded(Bounds),
+    Bounded {
+        /// `<image>`.
+        start: u32,
+        /// `</image>`.
+        end: u32,
+    },
     /// LLaVA: a token stands for one row of an image.
     Repeated(u32),
 }
 
-/// Marks of MiniCPM-V.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bounds {
-    /// `<image>`.
-    pub start: u32,
-    /// `</image>`.
-    pub end: u32,
-    /// `<slice>`.
-    pub slices_start: u32,
-    /// `</slice>`.
-    pub slices_end: u32,
-    /// `<unk>`, which holds the place of a row.
-    pub place: u32,
-    /// A new line, between rows of slices.
-    pub newline: Vec<u32>,
+impl VisionLanguageSpec {
+    /// Rows that an image, or a slice of one, becomes.
+    pub fn n_rows(&self) -> usize {
+        match &self.connector {
+            ConnectorSpec::Resampler(spec) => spec.n_queries,
+            ConnectorSpec::Projector(_) => {
+                let with_token = self.vision.output.with_class_token;
+                self.vision.n_side() * self.vision.n_side() + usize::from(with_token)
+            }
+        }
+    }
+
+    /// The words that leave room for an image cut into `grid` columns and rows of slices: the whole, then
+    /// the slices, a line of text for every row of them. In MiniCPM-V's chats a new line and the question
+    /// follow.
+    pub fn room(&self, grid: (usize, usize)) -> String {
+        if let ImageSpec::Square { .. } = self.images {
+            return IMAGE.repeat(self.n_rows());
+        }
+        let image = format!("{IMAGE}{}{IMAGE_END}", PLACE.repeat(self.n_rows()));
+        if grid.0 * grid.1 == 0 {
+            return image;
+        }
+        let lines = vec![image.repeat(grid.0); grid.1].join("\n");
+        format!("{image}<slice>{lines}</slice>")
+    }
 }
 
 impl Marks {
-    /// The marks of a model. `token` knows the number of a special token, `newline` is what the tokenizer
-    /// makes of a new line between two special tokens.
+    /// The marks of a model; `token` knows the number of a special token.
     ///
     /// # Errors
     /// When the tokenizer lacks a mark.
     pub fn of(
         spec: &VisionLanguageSpec,
         token: impl Fn(&str) -> Option<u32>,
-        newline: Vec<u32>,
     ) -> Result<Self, EngineError> {
         if let ImageSpec::Square { token, .. } = spec.images {
             return Ok(Self::Repeated(token));
@@ -50,40 +73,10 @@ impl Marks {
                 EngineError::Request(format!("the tokenizer has no {name}, which marks images"))
             })
         };
-        Ok(Self::Bounded(Bounds {
-            start: known("<image>")?,
-            end: known("</image>")?,
-            slices_start: known("<slice>")?,
-            slices_end: known("</slice>")?,
-            place: known("<unk>")?,
-            newline,
-        }))
-    }
-
-    /// The tokens that leave room for an image of so many rows, cut into `grid` columns and rows of slices:
-    /// the whole, then the slices, a line of text for every row of them.
-    pub fn room(&self, n_rows: usize, grid: (usize, usize)) -> Vec<u32> {
-        let marks = match self {
-            Self::Repeated(token) => return vec![*token; n_rows],
-            Self::Bounded(marks) => marks,
-        };
-        let image = || {
-            std::iter::once(marks.start)
-                .chain(std::iter::repeat_n(marks.place, n_rows))
-                .chain(std::iter::once(marks.end))
-        };
-        let mut tokens: Vec<u32> = image().collect();
-        if grid.0 * grid.1 > 0 {
-            tokens.push(marks.slices_start);
-            for row in 0..grid.1 {
-                if row > 0 {
-                    tokens.extend(&marks.newline);
-                }
-                (0..grid.0).for_each(|_| tokens.extend(image()));
-            }
-            tokens.push(marks.slices_end);
-        }
-        tokens
+        Ok(Self::Bounded {
+            start: known(IMAGE)?,
+            end: known(IMAGE_END)?,
+        })
     }
 
     /// Where images stand in a text, first to last.
@@ -102,7 +95,7 @@ impl Marks {
                     }
                 }
             }
-            Self::Bounded(marks) => {
+            Self::Bounded { start, end } => {
                 let unpaired = || {
                     EngineError::Request(
                         "marks of images do not pair: each image has a start and an end".to_owned(),
@@ -110,11 +103,11 @@ impl Marks {
                 };
                 let mut open = None;
                 for (at, token) in tokens.iter().enumerate() {
-                    if *token == marks.start {
+                    if token == start {
                         if open.replace(at + 1).is_some() {
                             return Err(unpaired());
                         }
-                    } else if *token == marks.end {
+                    } else if token == end {
                         places.push(open.take().ok_or_else(unpaired)?..at);
                     }
                 }
@@ -192,45 +185,12 @@ impl Marks {
     }
 }
 
-impl VisionLanguageSpec {
-    /// Rows that an image, or a slice of one, becomes.
-    pub fn n_rows(&self) -> usize {
-        match &self.connector {
-            ConnectorSpec::Resampler(spec) => spec.n_queries,
-            ConnectorSpec::Projector(_) => {
-                let with_token = self.vision.output.with_class_token;
-                self.vision.n_side() * self.vision.n_side() + usize::from(with_token)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::cpu::Cpu;
 
-    fn marks() -> Marks {
-        Marks::Bounded(Bounds {
-            start: 91,
-            end: 92,
-            slices_start: 93,
-            slices_end: 94,
-            place: 0,
-            newline: vec![10],
-        })
-    }
-
-    #[test]
-    fn slices_stand_row_by_row() {
-        let room = marks().room(1, (2, 2));
-        let expected = [
-            91, 0, 92, 93, 91, 0, 92, 91, 0, 92, 10, 91, 0, 92, 91, 0, 92, 94,
-        ];
-        assert_eq!(room, expected);
-        assert_eq!(marks().room(2, (0, 0)), [91, 0, 0, 92]);
-        assert_eq!(Marks::Repeated(7).room(3, (0, 0)), [7, 7, 7]);
-    }
+    const BOUNDED: Marks = Marks::Bounded { start: 91, end: 92 };
 
     fn shape(marks: &Marks, tokens: &[u32], n_rows: &[usize]) -> Result<Vec<i64>, String> {
         let backend = Cpu::<f32>::with_budget(0);
@@ -252,7 +212,7 @@ mod tests {
     #[test]
     fn rows_stand_where_the_text_leaves_room() {
         let text = [1, 91, 0, 0, 92, 5, 91, 0, 92];
-        assert_eq!(shape(&marks(), &text, &[2, 1]), Ok(vec![2, -2, 3, -1, 1]));
+        assert_eq!(shape(&BOUNDED, &text, &[2, 1]), Ok(vec![2, -2, 3, -1, 1]));
         let repeated = Marks::Repeated(7);
         assert_eq!(
             shape(&repeated, &[7, 7, 7, 1, 7], &[2, 1, 1]),
@@ -264,10 +224,10 @@ mod tests {
     fn other_room_than_rows_is_an_error() {
         let text = [1, 91, 0, 0, 92];
         for n_rows in [&[][..], &[1], &[3], &[2, 2]] {
-            assert!(shape(&marks(), &text, n_rows).is_err(), "{n_rows:?}");
+            assert!(shape(&BOUNDED, &text, n_rows).is_err(), "{n_rows:?}");
         }
         for text in [&[91, 0][..], &[0, 92], &[91, 91, 0, 92, 92]] {
-            assert!(shape(&marks(), text, &[1]).is_err(), "{text:?}");
+            assert!(shape(&BOUNDED, text, &[1]).is_err(), "{text:?}");
         }
         for n_rows in [&[][..], &[1], &[3], &[2, 2]] {
             assert!(
