@@ -38,6 +38,8 @@ RESIZES = [
     ((640, 480), (42, 28)), ((97, 131), (392, 532)),
 ]
 CUTS = [(900, 500), (320, 1200), (60, 40)]
+MIDDLES = [(60, 40), (33, 71), (20, 20), (7, 19), (300, 41)]
+SIDE = 20
 
 
 def picture(width, height):
@@ -105,6 +107,16 @@ def cut(width, height):
     return [digest(image) for image in made]
 
 
+def middle(width, height):
+    """What CLIP's processor in transformers makes of a picture, before it scales colours."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as Processor
+
+    size = {"height": SIDE, "width": SIDE}
+    they = Processor(size={"shortest_edge": SIDE}, crop_size=size, do_rescale=False, do_normalize=False)
+    made = they(picture(width, height), return_tensors="np")["pixel_values"][0]
+    return digest(Image.fromarray(made.transpose(1, 2, 0)))
+
+
 def files(folder):
     """One file per mode that the decoder must read as Pillow does."""
     base = picture(41, 29)
@@ -139,6 +151,7 @@ def main():
         {"from": a, "to": b, "sha256": digest(picture(*a).resize(b, Image.Resampling.BICUBIC))} for a, b in RESIZES
     ]
     cuts = [{"size": size, "sha256": cut(*size)} for size in CUTS]
+    middles = [{"size": size, "sha256": middle(*size)} for size in MIDDLES]
     read = files(folder)
     decoded = {name: {"size": image.size, "sha256": digest(image)} for name, image in read.items()}
     for name, image in read.items():
@@ -146,7 +159,7 @@ def main():
             # Decoders of JPEG may round otherwise: all values are kept.
             decoded[name]["rgb"] = image.tobytes().hex()
     (folder / "slices.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in table) + "\n]\n")
-    content = {"resized": resized, "cut": cuts, "decoded": decoded}
+    content = {"resized": resized, "cut": cuts, "middle": middles, "decoded": decoded}
     (folder / "pictures.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -18,17 +18,17 @@ fn data() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/vision")
 }
 
-fn json(name: &str) -> Value {
+pub fn json(name: &str) -> Value {
     serde_json::from_slice(&fs::read(data().join(name)).unwrap()).unwrap()
 }
 
-fn pair(value: &Value) -> (usize, usize) {
+pub fn pair(value: &Value) -> (usize, usize) {
     let at = |i: usize| value[i].as_u64().unwrap() as usize;
     (at(0), at(1))
 }
 
 /// The picture by a formula, as in `tests/scripts/make_vision_reference.py`.
-fn picture(width: usize, height: usize) -> Picture {
+pub fn picture(width: usize, height: usize) -> Picture {
     let mut rgb = Vec::with_capacity(width * height * 3);
     for y in 0..height {
         for x in 0..width {
@@ -41,7 +41,7 @@ fn picture(width: usize, height: usize) -> Picture {
     Picture { width, height, rgb }
 }
 
-fn digest(picture: &Picture) -> String {
+pub fn digest(picture: &Picture) -> String {
     let hash = Sha256::digest(&picture.rgb);
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,6 @@
 //! Images: prepared as Pillow and the published algorithms do it, computed as the published models do.
 
+use crate::pictures;
 use modelkin::arch::Model;
 use modelkin::arch::spec::{
     ConnectorSpec, ImageSpec, ModelSpec, NormSpec, PatchPositions, ResamplerSpec, SliceSpec,
@@ -363,5 +364,60 @@ fn pictures_become_the_pixels_of_the_references() {
                 reference.pixels(image)
             );
         }
+    }
+}
+
+#[test]
+fn a_picture_is_cut_computed_and_set_into_a_text() {
+    let mut model = open(&case("minicpm-llama3-v"));
+    model.config.as_mut().unwrap()["slice_config"]["scale_resolution"] = json!(20);
+    let spec = VisionLanguageSpec::read(model.config.as_ref().unwrap()).unwrap();
+    let model = VisionLanguage::load(&model, spec, Cpu::<f32>::new(), &mut |_| {}).unwrap();
+    let prepared = model
+        .prepare(&pictures::picture(60, 40), &model.normalisation())
+        .unwrap();
+    assert_eq!(prepared.grid, (3, 2));
+    assert_eq!(prepared.images.len(), 7);
+    let rows = model.rows(&prepared.images).unwrap();
+    let n_rows = model.spec().n_rows();
+    // One image, seven places: 93 and 94 hold the slices, 10 is a new line.
+    let image: Vec<u32> = [vec![91], vec![0; n_rows], vec![92]].concat();
+    let line = image.repeat(3);
+    let room = [&image[..], &[93], &line, &[10], &line, &[94, 10, 5]].concat();
+    assert_eq!(
+        model.spec().room((3, 2)).matches("<unk>").count(),
+        7 * n_rows
+    );
+    let pieces = MARKS
+        .pieces(model.decoder().backend(), &room, &rows)
+        .unwrap();
+    let logits = logits(&model, pieces, room.len());
+    assert!(logits.iter().all(|x| x.is_finite()));
+    assert_eq!(logits.len(), room.len() * model.spec().language.vocab_size);
+    let backend = model.decoder().backend();
+    assert!(MARKS.pieces(backend, &room, &rows[1..]).is_err());
+}
+
+#[test]
+fn llava_sees_the_middle_of_a_picture_as_clips_processor_cuts_it() {
+    let model = load(&case("llava"), Cpu::<f32>::new()).unwrap();
+    for row in pictures::json("pictures.json")["middle"]
+        .as_array()
+        .unwrap()
+    {
+        let (width, height) = pictures::pair(&row["size"]);
+        let picture = pictures::picture(width, height);
+        let prepared = model.prepare(&picture, &Normalisation::SIGLIP).unwrap();
+        let [pixels] = &prepared.images[..] else {
+            panic!("LLaVA sees one image");
+        };
+        let n = pixels.width * pixels.height;
+        let byte = |i: usize| ((pixels.values[(i % 3) * n + i / 3] + 1.0) * 127.5).round() as u8;
+        let ours = Picture {
+            width: pixels.width,
+            height: pixels.height,
+            rgb: (0..3 * n).map(byte).collect(),
+        };
+        assert_eq!(pictures::digest(&ours), row["sha256"], "{width} × {height}");
     }
 }
