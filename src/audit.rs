@@ -16,6 +16,7 @@ use crate::source::bytes::LocalFile;
 use crate::source::{self, FetchOptions, ModelRef, Snapshot, digest};
 use crate::verdict;
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -152,6 +153,27 @@ pub fn open(
     fetch: &FetchOptions,
     watch: &dyn Watch,
 ) -> Result<(Model, Option<String>), AuditError> {
+    open_with(model, fetch, watch, true)
+}
+
+/// Opens a model that is to be run and not examined: no file is digested.
+///
+/// # Errors
+/// When it cannot be had or read.
+pub fn open_to_run(
+    model: &ModelRef,
+    fetch: &FetchOptions,
+    watch: &dyn Watch,
+) -> Result<Model, AuditError> {
+    open_with(model, fetch, watch, false).map(|(model, _)| model)
+}
+
+fn open_with(
+    model: &ModelRef,
+    fetch: &FetchOptions,
+    watch: &dyn Watch,
+    digested: bool,
+) -> Result<(Model, Option<String>), AuditError> {
     let started = Instant::now();
     let snapshot = source::resolve(model, fetch, as_progress(watch))?;
     let mut files = Vec::new();
@@ -167,7 +189,16 @@ pub fn open(
         });
     }
     let checkpoint = checkpoint::open(&files)?;
-    let artefacts = artefacts(&snapshot, &files, watch)?;
+    let entries = if digested {
+        digests(&snapshot, &files, watch)?
+    } else {
+        Vec::new()
+    };
+    let artefacts = Artefacts {
+        files: entries,
+        contents: texts(&files)?,
+        ..Artefacts::default()
+    };
     tracing::debug!("phase opening and hashing: {:.2?}", started.elapsed());
     Ok((
         Model::new(snapshot.label.clone(), checkpoint, artefacts)?,
@@ -175,12 +206,12 @@ pub fn open(
     ))
 }
 
-/// Digests every file and holds the text files.
-fn artefacts(
+/// Digests every file.
+fn digests(
     snapshot: &Snapshot,
     files: &[CheckpointFile],
     watch: &dyn Watch,
-) -> Result<Artefacts, AuditError> {
+) -> Result<Vec<FileEntry>, AuditError> {
     let total = files.iter().map(|f| f.source.len()).sum();
     watch.hashing_started(&snapshot.label, total);
     let entries: Result<Vec<FileEntry>, AuditError> = files
@@ -211,10 +242,12 @@ fn artefacts(
         })
         .collect();
     watch.hashing_ended();
-    let mut artefacts = Artefacts {
-        files: entries?,
-        ..Artefacts::default()
-    };
+    entries
+}
+
+/// Reads the files that are text.
+fn texts(files: &[CheckpointFile]) -> Result<BTreeMap<String, Vec<u8>>, AuditError> {
+    let mut contents = BTreeMap::new();
     for file in files {
         if is_text(&file.path) && file.source.len() <= MAX_TEXT_BYTES {
             let content =
@@ -224,12 +257,10 @@ fn artefacts(
                         file: file.path.clone(),
                         error,
                     })?;
-            artefacts
-                .contents
-                .insert(file.path.clone(), content.into_owned());
+            contents.insert(file.path.clone(), content.into_owned());
         }
     }
-    Ok(artefacts)
+    Ok(contents)
 }
 
 fn is_text(path: &str) -> bool {

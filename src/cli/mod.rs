@@ -2,11 +2,15 @@
 
 mod compare;
 mod completions;
+mod engine;
+mod engine_args;
 mod example;
 mod fetch;
 mod inspect;
+mod logits;
 mod man;
 mod progress;
+mod run;
 mod tests;
 
 use clap::{Parser, Subcommand};
@@ -39,6 +43,9 @@ enum Command {
     Inspect(inspect::Args),
     Tests(tests::Args),
     Fetch(fetch::Args),
+    Run(run::Args),
+    Logits(logits::Args),
+    Engine(engine::Args),
     Example(example::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -59,6 +66,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(args),
         Command::Tests(args) => tests::run(args),
         Command::Fetch(args) => fetch::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Engine(args) => engine::run(args),
         Command::Example(args) => example::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),

@@ -113,3 +113,12 @@ impl Watch for Bars {
 pub(super) fn terminal_width() -> Option<u16> {
     comfy_table::Table::new().width()
 }
+
+/// A bar that counts things; drawn only on a terminal.
+pub(super) fn counter(what: &str, n: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:20} {bar:30} {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(n).with_style(style);
+    bar.set_message(what.to_owned());
+    bar
+}

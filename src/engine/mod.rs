@@ -4,9 +4,12 @@
 //! do for it. `cpu` is the definition of right; `gpu` holds kernels for CUDA, Vulkan, Metal and HIP.
 
 pub mod backend;
+pub mod check;
 pub mod cpu;
+pub mod device;
 mod error;
 pub mod forward;
+pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod load;

@@ -257,7 +257,7 @@ struct OnGpu<F>(F);
 struct EveryFamily;
 
 #[cfg(feature = "gpu")]
-impl gpu::Visitor for OnGpu<EveryFamily> {
+impl modelkin::engine::device::Visitor for OnGpu<EveryFamily> {
     type Output = ();
 
     fn visit<B: Backend + 'static>(self, backend: B) {

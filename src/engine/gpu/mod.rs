@@ -15,5 +15,5 @@ mod weight;
 
 pub use backend::{Buffer, Cache, Gpu, Precision};
 pub use device::Limits;
-pub use open::{GpuBackend, Visitor, devices, open};
+pub use open::{GpuBackend, devices, open};
 pub use weight::GpuWeight;

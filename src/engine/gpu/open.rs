@@ -7,6 +7,7 @@ use super::backend::Gpu;
 use super::device::cuda_libraries;
 use crate::engine::EngineError;
 use crate::engine::backend::Backend;
+use crate::engine::device::Visitor;
 use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cubecl::prelude::Runtime;
 use cubecl::wgpu::{AutoGraphicsApi, GraphicsApi, WgpuDevice, WgpuRuntime};
@@ -18,15 +19,6 @@ pub enum GpuBackend {
     Cuda(Gpu<CudaRuntime>),
     /// By Vulkan or Metal.
     Wgpu(Gpu<WgpuRuntime>),
-}
-
-/// What to do with a backend whose type is known only when the program runs.
-pub trait Visitor {
-    /// What comes of it.
-    type Output;
-
-    /// Does it.
-    fn visit<B: Backend + 'static>(self, backend: B) -> Self::Output;
 }
 
 impl GpuBackend {

@@ -1,0 +1,57 @@
+//! What the subcommands that run a model share: which model, on which device, and how it is opened.
+
+use super::progress::Bars;
+use crate::arch::Model;
+use crate::arch::spec::ModelSpec;
+use crate::audit;
+use crate::engine::backend::Backend;
+use crate::engine::{Decoder, EngineError};
+use crate::source::{FetchOptions, ModelRef};
+use anyhow::Context;
+
+/// A model and a device.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct EngineArgs {
+    /// The model
+    pub model: ModelRef,
+    /// Device: auto, cpu, cpu-f64, cuda[:n], vulkan[:n] or metal[:n] (`modelkin engine devices`)
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub device: String,
+}
+
+/// A model that is to be run.
+pub(super) struct Opened {
+    pub model: Model,
+    pub spec: ModelSpec,
+}
+
+impl EngineArgs {
+    /// Opens the model and reads what it computes.
+    pub fn open(&self) -> anyhow::Result<Opened> {
+        let bars = Bars::new();
+        let model = audit::open_to_run(&self.model, &FetchOptions::default(), &bars)?;
+        bars.clear();
+        let config = model.config.as_ref().with_context(|| {
+            format!(
+                "{}: neither a config.json nor a checkpoint that states one: the engine cannot know what the \
+                 weights compute",
+                model.label
+            )
+        })?;
+        let spec = ModelSpec::read(config).with_context(|| model.label.clone())?;
+        for assumption in &spec.assumptions {
+            tracing::info!("{assumption}");
+        }
+        Ok(Opened { model, spec })
+    }
+}
+
+impl Opened {
+    /// Brings the decoder to a device, with a bar.
+    pub fn load<B: Backend>(&self, backend: B) -> Result<Decoder<B>, EngineError> {
+        let bar = super::progress::counter("loading layers", self.spec.layers.len() as u64);
+        let decoder = Decoder::load(&self.model, self.spec.clone(), backend, &mut |_| bar.inc(1));
+        bar.finish_and_clear();
+        decoder
+    }
+}
