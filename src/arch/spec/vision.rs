@@ -8,6 +8,9 @@ use super::{
 };
 use serde_json::Value;
 
+/// More layers than any published tower has; each costs memory before a weight is looked for.
+const MAX_LAYERS: usize = 1024;
+
 /// A transformer over image patches, described completely.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionSpec {
@@ -127,6 +130,9 @@ impl VisionSpec {
             return Err(config.wrong("image_size", format!("at least a patch of {patch_size}")));
         }
         let n_layers = config.size("num_hidden_layers")?;
+        if n_layers > MAX_LAYERS {
+            return Err(config.wrong("num_hidden_layers", format!("at most {MAX_LAYERS}")));
+        }
         let norm = NormSpec::layer(config.number_or("layer_norm_eps", epsilon)? as f32);
         let activation = activation(config, "hidden_act", default_act)?;
         let layer = layer(
@@ -266,6 +272,7 @@ mod tests {
             ("num_channels", json!(4)),
             ("hidden_size", json!(9)),
             ("image_size", json!(4)),
+            ("num_hidden_layers", json!(1 << 30)),
             ("model_type", json!("dinov2")),
         ] {
             let mut config = clip();
