@@ -421,3 +421,30 @@ fn llava_sees_the_middle_of_a_picture_as_clips_processor_cuts_it() {
         assert_eq!(pictures::digest(&ours), row["sha256"], "{width} × {height}");
     }
 }
+
+#[cfg(feature = "gpu")]
+struct OnGpu;
+
+#[cfg(feature = "gpu")]
+impl modelkin::engine::device::Visitor for OnGpu {
+    type Output = ();
+
+    fn visit<B: Backend + 'static>(self, backend: B) {
+        for name in ["siglip", "clip", "idefics2"] {
+            check_tower(name, &backend, "", MAX_NMSE);
+        }
+        check_llava(&backend, "", MAX_NMSE);
+        let folder = case("minicpm-llama3-v");
+        let model = load(&folder, &backend).unwrap();
+        check_minicpm(&model, &Reference::read(&folder));
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn images_become_the_same_on_a_graphics_card() {
+    if let Some(device) = crate::parity::test_device() {
+        println!("on {}", device.describe());
+        device.visit(OnGpu);
+    }
+}
