@@ -4,6 +4,7 @@ mod architecture;
 mod architectures;
 mod audits;
 mod cli;
+mod cli_engine;
 mod contract;
 mod derivations;
 mod gguf;

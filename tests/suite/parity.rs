@@ -6,8 +6,11 @@ use modelkin::arch::spec::ModelSpec;
 use modelkin::audit::{self, Unwatched};
 use modelkin::engine::backend::Backend;
 use modelkin::engine::cpu::Cpu;
+use modelkin::engine::device::Visitor;
+use modelkin::engine::generate::{Sampler, Sampling, generate, prefill};
 #[cfg(feature = "gpu")]
 use modelkin::engine::gpu;
+use modelkin::engine::text::Tokenizer;
 use modelkin::engine::{Chunk, Computed, Decoder, Logits, Piece, Values, Wanted};
 use modelkin::source::FetchOptions;
 use std::collections::BTreeMap;
@@ -251,13 +254,10 @@ pub fn test_device() -> Option<gpu::GpuBackend> {
 }
 
 #[cfg(feature = "gpu")]
-struct OnGpu<F>(F);
-
-#[cfg(feature = "gpu")]
 struct EveryFamily;
 
 #[cfg(feature = "gpu")]
-impl modelkin::engine::device::Visitor for OnGpu<EveryFamily> {
+impl Visitor for EveryFamily {
     type Output = ();
 
     fn visit<B: Backend + 'static>(self, backend: B) {
@@ -270,7 +270,7 @@ impl modelkin::engine::device::Visitor for OnGpu<EveryFamily> {
 fn every_family_computes_the_same_on_a_graphics_card() {
     if let Some(device) = test_device() {
         println!("on {}", device.describe());
-        device.visit(OnGpu(EveryFamily));
+        device.visit(EveryFamily);
     }
 }
 
@@ -364,57 +364,80 @@ fn chunks_batches_and_memory_change_no_bit() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Greedy continuation of `ids` by `n` tokens.
-fn greedy<B: Backend>(decoder: &Decoder<B>, ids: &[u32], n: usize) -> Vec<u32> {
-    let mut cache = decoder.cache(ids.len() + n).unwrap();
-    let mut next = ids.to_vec();
-    let mut out = Vec::new();
-    while out.len() < n {
-        let mut chunks = [Chunk {
-            cache: &mut cache,
-            pieces: vec![Piece::Tokens(&next)],
-        }];
-        let logits = decoder
-            .forward(&mut chunks, &Wanted::default())
-            .unwrap()
-            .logits
-            .unwrap();
-        let best = (0..logits.n_cols)
-            .max_by(|&a, &b| {
-                logits.row(0)[a]
-                    .total_cmp(&logits.row(0)[b])
-                    .then(b.cmp(&a))
-            })
-            .unwrap();
-        out.push(best as u32);
-        next = vec![best as u32];
+/// What stories260K writes after "Once upon a time": tokens as transformers continues, the beginning as its
+/// author published it.
+struct Story {
+    model: Model,
+    prompt: Vec<u32>,
+    ids: Vec<u32>,
+}
+
+impl Story {
+    fn read() -> Option<Self> {
+        let model = open(&shared()?.join("data/models/stories260k"));
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
+        let expected = fs::read(folder.join("stories260k.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+        let ids = |key: &str| -> Vec<u32> {
+            expected[key]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_u64().unwrap() as u32)
+                .collect()
+        };
+        Some(Self {
+            model,
+            prompt: ids("prompt_ids"),
+            ids: ids("token_ids"),
+        })
     }
-    out
+}
+
+impl Visitor for &Story {
+    type Output = ();
+
+    fn visit<B: Backend + 'static>(self, backend: B) {
+        let tokenizer = Tokenizer::of(&self.model).unwrap();
+        assert_eq!(
+            tokenizer.encode("Once upon a time", true).unwrap(),
+            self.prompt
+        );
+        assert!(self.ids.len() >= 250);
+        let spec = ModelSpec::read(self.model.config.as_ref().unwrap()).unwrap();
+        let decoder = Decoder::load(&self.model, spec, backend, &mut |_| {}).unwrap();
+        let mut cache = decoder.cache(self.prompt.len() + self.ids.len()).unwrap();
+        let logits = prefill(&decoder, &mut cache, &self.prompt).unwrap();
+        let mut sampler = Sampler::new(Sampling::Greedy).unwrap();
+        let mut out = Vec::new();
+        let mut heard = |id| {
+            out.push(id);
+            Ok(true)
+        };
+        generate(
+            &decoder,
+            &mut cache,
+            logits,
+            &mut sampler,
+            self.ids.len(),
+            &mut heard,
+        )
+        .unwrap();
+        assert_eq!(out, self.ids, "on {}", decoder.backend().describe());
+        let text = tokenizer.decode(&out, true).unwrap();
+        let published = "there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball.";
+        assert!(text.contains(published), "{text}");
+    }
 }
 
 #[test]
 fn stories260k_continues_as_its_author_published() {
-    let Some(shared) = shared() else { return };
-    let (decoder, tokens) = {
-        let model = open(&shared.join("data/models/stories260k"));
-        let spec = ModelSpec::read(model.config.as_ref().unwrap()).unwrap();
-        let tokens = String::from_utf8(model.artefacts.contents["tokenizer.json"].clone()).unwrap();
-        (
-            Decoder::load(&model, spec, Cpu::<f32>::new(), &mut |_| {}).unwrap(),
-            tokens,
-        )
-    };
-    let tokens: serde_json::Value = serde_json::from_str(&tokens).unwrap();
-    let words: BTreeMap<u64, &str> = tokens["model"]["vocab"]
-        .as_object()
-        .unwrap()
-        .iter()
-        .map(|(w, id)| (id.as_u64().unwrap(), w.as_str()))
-        .collect();
-    let out = greedy(&decoder, &[1, 403, 407, 261, 378], 60);
-    let text: String = out
-        .iter()
-        .map(|id| words[&u64::from(*id)].replace('▁', " "))
-        .collect();
-    assert!(text.contains("there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball."), "{text}");
+    let Some(story) = Story::read() else { return };
+    story.visit(Cpu::<f32>::new());
+    story.visit(Cpu::<f64>::new());
+    story.visit(Cpu::<f32>::with_budget(0));
+    #[cfg(feature = "gpu")]
+    if let Some(device) = test_device() {
+        device.visit(&story);
+    }
 }

@@ -1,0 +1,201 @@
+//! `modelkin run`, `logits` and `engine` as scripts and people use them.
+
+use crate::support::zoo;
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn modelkin(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_modelkin"))
+        .args(args)
+        .env("NO_COLOR", "1")
+        .output()
+        .expect("the program starts")
+}
+
+fn path(id: &str) -> String {
+    zoo(id).display().to_string()
+}
+
+/// The page on standard output, which the schema must accept.
+fn json(args: &[&str], schema: &str) -> Value {
+    let output = modelkin(args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let page: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs/schema")
+        .join(schema);
+    let schema: Value =
+        serde_json::from_slice(&std::fs::read(file).expect("a schema")).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let errors: Vec<String> = validator
+        .iter_errors(&page)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    page
+}
+
+#[test]
+fn run_repeats_itself_and_its_text_is_that_of_its_tokens() {
+    for id in ["llama-a", "qwen2-b", "gpt2-a"] {
+        let model = path(id);
+        let args = [
+            "run",
+            &model,
+            "--prompt",
+            "the",
+            "-n",
+            "12",
+            "--ignore-eos",
+            "--device",
+            "cpu",
+        ];
+        let page = json(&[&args[..], &["--json"]].concat(), "run-v1.schema.json");
+        assert_eq!(page["ids"].as_array().map(Vec::len), Some(12), "{page}");
+        assert_eq!(page["finish_reason"], "max-tokens");
+        let plain = modelkin(&args);
+        let text = String::from_utf8(plain.stdout).unwrap();
+        assert_eq!(
+            text.trim_end_matches('\n'),
+            page["text"].as_str().unwrap().trim_end_matches('\n')
+        );
+        let drawn = |seed: &str| {
+            let more = ["--json", "--temperature", "2", "--seed", seed];
+            json(&[&args[..], &more].concat(), "run-v1.schema.json")["ids"].clone()
+        };
+        assert_eq!(drawn("1"), drawn("1"));
+        assert_ne!(drawn("1"), drawn("2"));
+    }
+}
+
+#[test]
+fn a_stop_text_ends_the_run_before_it() {
+    let model = path("llama-a");
+    let args = [
+        "run",
+        &model,
+        "--prompt",
+        "the",
+        "-n",
+        "24",
+        "--ignore-eos",
+        "--device",
+        "cpu",
+        "--json",
+    ];
+    let whole = json(&args, "run-v1.schema.json")["text"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let stop: String = whole.chars().skip(4).take(2).collect();
+    let page = json(
+        &[&args[..], &["--stop", &stop]].concat(),
+        "run-v1.schema.json",
+    );
+    assert_eq!(page["finish_reason"], "stop");
+    assert_eq!(
+        page["text"].as_str().unwrap(),
+        &whole[..whole.find(&stop).unwrap()]
+    );
+}
+
+#[test]
+fn probabilities_of_a_continuation_are_those_of_the_next_tokens() {
+    let model = path("llama-a");
+    let base = [
+        "logits", &model, "--prompt", "the", "--device", "cpu", "--json",
+    ];
+    let next = json(&[&base[..], &["-k", "1"]].concat(), "logits-v1.schema.json");
+    let best = &next["next"][0][0];
+    assert!(best["ln_p"].as_f64().unwrap() < 0.0);
+    let all = json(
+        &[&base[..], &["--all", "-k", "3"]].concat(),
+        "logits-v1.schema.json",
+    );
+    let positions = all["next"].as_array().unwrap();
+    assert_eq!(positions.len(), all["prompt_ids"].as_array().unwrap().len());
+    assert_eq!(positions.last().unwrap()[0]["id"], best["id"]);
+    let page = json(
+        &[&base[..], &["--continuation", " of the"]].concat(),
+        "logits-v1.schema.json",
+    );
+    let sum: f64 = page["continuation"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["ln_p"].as_f64().unwrap())
+        .sum();
+    assert!(
+        (sum - page["ln_p"].as_f64().unwrap()).abs() < 1e-9 && sum < 0.0,
+        "{page}"
+    );
+}
+
+#[test]
+fn the_noise_of_single_precision_is_small_and_said() {
+    let model = path("gpt2-a");
+    let args = [
+        "engine", "check", &model, "--device", "cpu", "--tokens", "16", "--json",
+    ];
+    let page = json(&args, "engine-check-v1.schema.json");
+    let cpu = &page["devices"][0];
+    assert!(cpu["nmse"].as_f64().unwrap() < 1e-9, "{page}");
+    assert_eq!(cpu["chunks_equal"], true);
+    assert_eq!(cpu["n_other_first"], 0);
+}
+
+#[test]
+fn what_cannot_be_run_is_an_error_that_says_why() {
+    let model = path("llama-a");
+    let error = |args: &[&str]| {
+        let output = modelkin(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = error(&["run", &model, "--prompt", "the", "--device", "abacus"]);
+    assert!(said.contains("abacus"), "{said}");
+    let said = error(&["run", &model, "--prompt", "the", "--device", "cuda:99"]);
+    assert!(said.contains("cuda"), "{said}");
+    let said = error(&[
+        "run",
+        &model,
+        "--prompt",
+        "the",
+        "--top-p",
+        "2",
+        "--temperature",
+        "1",
+        "--device",
+        "cpu",
+    ]);
+    assert!(said.contains("top-p"), "{said}");
+
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&model).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let mut changed: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    changed["attention_sinks"] = 4.into();
+    std::fs::write(&config, changed.to_string()).unwrap();
+    let model = folder.path().display().to_string();
+    let said = error(&["run", &model, "--prompt", "the", "--device", "cpu"]);
+    assert!(said.contains("attention_sinks"), "{said}");
+    changed.as_object_mut().unwrap().remove("attention_sinks");
+    changed["num_key_value_heads"] = 1.into();
+    std::fs::write(&config, changed.to_string()).unwrap();
+    let said = error(&["run", &model, "--prompt", "the", "--device", "cpu"]);
+    assert!(said.contains("k_proj"), "{said}");
+}
+
+#[test]
+fn devices_are_listed() {
+    let page = json(
+        &["engine", "devices", "--json"],
+        "engine-devices-v1.schema.json",
+    );
+    assert_eq!(page[0]["device"], "cpu");
+}
