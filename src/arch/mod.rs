@@ -5,6 +5,7 @@
 
 pub mod artefact;
 pub mod component;
+pub mod connector;
 pub mod family;
 pub mod infer;
 pub mod model;

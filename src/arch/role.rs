@@ -19,6 +19,8 @@ pub enum RoleKind {
     PositionEmbedding,
     /// Patch embedding of a vision tower `[hidden_size, channels × height × width]`.
     PatchEmbedding,
+    /// What stands before the patches of a vision tower `[hidden_size]` (CLIP).
+    ClassEmbedding,
     /// Norm before attention (gain or bias).
     AttentionNorm,
     /// Query projection `[n_heads × head_dim, hidden_size]`.
@@ -89,6 +91,7 @@ impl RoleKind {
             RoleKind::EmbeddingNorm => "embed_norm",
             RoleKind::PositionEmbedding => "embed_positions",
             RoleKind::PatchEmbedding => "patch_embedding",
+            RoleKind::ClassEmbedding => "class_embedding",
             RoleKind::AttentionNorm => "attention_norm",
             RoleKind::Query => "q_proj",
             RoleKind::Key => "k_proj",

@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Path segments that name what maps a tower into a language model.
-const PROJECTOR_SEGMENTS: &[&str] = &[
+pub(super) const PROJECTOR_SEGMENTS: &[&str] = &[
     "resampler",
     "projection",
     "projector",
@@ -277,9 +277,14 @@ fn adopt_outside(
                     expert: None,
                     part,
                 };
-                components[c]
-                    .roles
-                    .insert(role, Matrix::new(tensor.clone())?);
+                // timm stores learned positions as a batch of one.
+                let matrix = match (kind, tensor.shape()) {
+                    (RoleKind::PositionEmbedding, [1, _, _]) => {
+                        Matrix::slice_of_stack(tensor.clone(), 0)?
+                    }
+                    _ => Matrix::new(tensor.clone())?,
+                };
+                components[c].roles.insert(role, matrix);
                 components[c].tensors.push(tensor.clone());
             }
             _ => rest.push(index),

@@ -22,8 +22,11 @@ pub const CLIP: Family = Family {
         ("mlp.fc2", Rule::One(K::Down)),
     ],
     outside: &[
+        ("embeddings.class_embedding", K::ClassEmbedding),
         ("embeddings.patch_embedding", K::PatchEmbedding),
         ("embeddings.position_embedding", K::PositionEmbedding),
+        // Spelt as published.
+        ("pre_layrnorm", K::EmbeddingNorm),
         ("post_layernorm", K::FinalNorm),
     ],
 };

@@ -162,7 +162,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(values)
     }
 
-    fn vector(&mut self, role: Role, n: usize) -> Result<B::Buffer, EngineError> {
+    /// The values of a role that is a vector, on the device `[1, n]`.
+    pub fn vector(&mut self, role: Role, n: usize) -> Result<B::Buffer, EngineError> {
         let values = self.values(role, n)?;
         self.backend.upload(&values, 1, n)
     }
@@ -204,7 +205,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         })
     }
 
-    fn optional_norm(
+    /// A norm, where there is one.
+    pub fn optional_norm(
         &mut self,
         role: Role,
         spec: Option<NormSpec>,
@@ -371,7 +373,11 @@ impl<'a, B: Backend> Loader<'a, B> {
         }))
     }
 
-    fn layer(
+    /// A layer.
+    ///
+    /// # Errors
+    /// As [`Self::decoder`].
+    pub fn layer(
         &mut self,
         layer: u32,
         spec: &LayerSpec,
@@ -411,6 +417,20 @@ impl<'a, B: Backend> Loader<'a, B> {
         })
     }
 
+    /// Checks the number of layers.
+    ///
+    /// # Errors
+    /// When the checkpoint has another.
+    pub fn expect_layers(&self, n_layers: usize) -> Result<(), EngineError> {
+        if self.component.n_layers as usize == n_layers {
+            return Ok(());
+        }
+        Err(EngineError::NotAModel(format!(
+            "{}: config.json states {n_layers} layers, the checkpoint has {}",
+            self.model, self.component.n_layers
+        )))
+    }
+
     /// All weights of a decoder.
     ///
     /// # Errors
@@ -423,14 +443,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let hidden = spec.hidden_size;
         let width = spec.embedding.width;
         let outside = Role::outside;
-        if self.component.n_layers as usize != spec.layers.len() {
-            return Err(EngineError::NotAModel(format!(
-                "{}: config.json states {} layers, the checkpoint has {}",
-                self.model,
-                spec.layers.len(),
-                self.component.n_layers
-            )));
-        }
+        self.expect_layers(spec.layers.len())?;
         let table = self.matrix(outside(RoleKind::TokenEmbedding), spec.vocab_size, width)?;
         let embedding = self.backend.weight(table)?;
         let projected = width != hidden;
@@ -484,7 +497,10 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// A weight that the config does not promise would be left out of the computation.
-    fn refuse_the_rest(&self) -> Result<(), EngineError> {
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn refuse_the_rest(&self) -> Result<(), EngineError> {
         match self
             .component
             .roles

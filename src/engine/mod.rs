@@ -15,6 +15,7 @@ pub mod gpu;
 mod load;
 mod mixture;
 pub mod text;
+pub mod vision;
 
 pub use error::EngineError;
 pub use forward::{Chunk, Computed, Decoder, Logits, Piece, TextCache, Values, Wanted};

@@ -241,7 +241,7 @@ fn every_family_computes_what_its_published_implementation_computes() {
 /// The device of the tests of kernels: `MODELKIN_TEST_DEVICE`, else a Vulkan device, a software one if there is
 /// no other. `None`, and a line that says so, where there is none; an error with `MODELKIN_REQUIRE_GPU`.
 #[cfg(feature = "gpu")]
-fn test_device() -> Option<gpu::GpuBackend> {
+pub fn test_device() -> Option<gpu::GpuBackend> {
     let name = std::env::var("MODELKIN_TEST_DEVICE").unwrap_or_else(|_| "vulkan".to_owned());
     match gpu::open(&name) {
         Ok(device) => Some(device),

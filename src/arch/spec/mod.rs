@@ -4,9 +4,11 @@
 //! that no reader knows is an error that names it, since it may change what the model computes.
 //! Names of tensors are another matter (`super::ARCHITECTURES`): many model types share them.
 
+pub mod composite;
 pub mod config;
 pub mod layer;
 pub mod rope;
+pub mod vision;
 
 mod bloom;
 mod deepseek;
@@ -18,7 +20,9 @@ mod gpt_neox;
 mod harmless;
 mod internlm2;
 mod llama;
+mod llava;
 mod minicpm;
+mod minicpm_v;
 mod mixtral;
 mod mla;
 mod olmo;
@@ -30,12 +34,16 @@ mod rope_config;
 mod stablelm;
 mod windows;
 
+pub use composite::{
+    ConnectorSpec, ImageSpec, ProjectorSpec, ResamplerSpec, SliceSpec, VisionLanguageSpec,
+};
 pub use config::{Config, SpecError};
 pub use layer::{
     Activation, Alibi, AttentionSpec, DenseSpec, LayerSpec, MixtureSpec, MlpSpec, NormKind,
     NormSpec, Projections, QkNorm, QkNormScope, RouterSpec, Scoring, SharedExpert, Wiring,
 };
 pub use rope::{RopeScaling, RopeSpec, RopeStyle};
+pub use vision::{PatchPositions, TowerOutput, VisionSpec};
 
 use serde_json::Value;
 

@@ -1,0 +1,173 @@
+//! LLaVA 1.5 as transformers publishes it: sections for a tower and for a decoder.
+
+use super::ModelSpec;
+use super::composite::{ConnectorSpec, ImageSpec, ProjectorSpec, VisionLanguageSpec};
+use super::config::{Config, SpecError};
+use super::llama::activation;
+use super::vision::{PatchPositions, VisionSpec};
+use serde_json::{Map, Value, json};
+
+/// What the class of a Llama's config supplies. Published composites state of their decoder only what
+/// differs from it.
+const LLAMA_DEFAULTS: [(&str, usize); 5] = [
+    ("hidden_size", 4096),
+    ("intermediate_size", 11008),
+    ("num_attention_heads", 32),
+    ("num_hidden_layers", 32),
+    ("vocab_size", 32000),
+];
+
+/// LLaVA 1.5: a CLIP or SigLIP tower, two layers, a decoder.
+pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, SpecError> {
+    let whole = Value::Object(object.clone());
+    let mut config = Config::new(&whole)?;
+    let mut text = config
+        .value("text_config")
+        .and_then(Value::as_object)
+        .ok_or_else(|| config.wrong("text_config", "an object"))?
+        .clone();
+    // As the published implementation does, the outer key reaches the decoder.
+    if let Some(tied) = config.value("tie_word_embeddings") {
+        text.entry("tie_word_embeddings").or_insert(tied.clone());
+    }
+    let mut assumed = Vec::new();
+    if text.get("model_type").and_then(Value::as_str) == Some("llama") {
+        for (key, default) in LLAMA_DEFAULTS {
+            if text.get(key).is_none_or(Value::is_null) {
+                text.insert(key.to_owned(), json!(default));
+                assumed.push((key, default));
+            }
+        }
+    }
+    for (key, default) in assumed {
+        config.assume(&format!("text_config.{key}"), default);
+    }
+    let language = ModelSpec::read(&Value::Object(text))?;
+    let mut vision = config.section("vision_config", VisionSpec::read_section)?;
+    if vision.positions != PatchPositions::Fixed {
+        return Err(config.wrong("vision_config", "a CLIP or SigLIP tower"));
+    }
+    let n_layers = vision.layers.len() as i64;
+    let layer = config.number_or("vision_feature_layer", -2.0)? as i64;
+    // Of n + 1 states the first is what enters the layers; negative numbers count from the end.
+    let state = if layer < 0 {
+        n_layers + 1 + layer
+    } else {
+        layer
+    };
+    if !(0..=n_layers).contains(&state) {
+        return Err(config.wrong(
+            "vision_feature_layer",
+            format!("a state of {n_layers} layers"),
+        ));
+    }
+    vision.output.n_layers = state as usize;
+    vision.output.normed = false;
+    vision.output.with_class_token = match config
+        .text_or("vision_feature_select_strategy", "default")?
+        .as_str()
+    {
+        "default" if vision.class_token => false,
+        "full" => vision.class_token,
+        _ => {
+            return Err(config.wrong(
+                "vision_feature_select_strategy",
+                "default, for a tower with a class token, or full",
+            ));
+        }
+    };
+    let projector = ProjectorSpec {
+        input_size: vision.hidden_size,
+        hidden_size: language.hidden_size,
+        activation: activation(&mut config, "projector_hidden_act", "gelu")?,
+        bias: config.flag_or("multimodal_projector_bias", true)?,
+    };
+    let token = match config.optional_size("image_token_id")? {
+        Some(token) => token,
+        None => config.size_or("image_token_index", 32000)?,
+    };
+    config.harmless(&[
+        "image_token_index",
+        "ignore_index",
+        "image_seq_length",
+        // Older configs repeat the decoder's.
+        "vocab_size",
+    ]);
+    let images = ImageSpec::Square {
+        size: vision.image_size,
+        token: token as u32,
+    };
+    let model_type = config.text("model_type")?;
+    let mut assumptions = language.assumptions.clone();
+    assumptions.append(&mut config.finish()?);
+    Ok(VisionLanguageSpec {
+        model_type,
+        language,
+        vision,
+        connector: ConnectorSpec::Projector(projector),
+        images,
+        assumptions,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// config.json of llava-hf/llava-1.5-7b-hf, without the keys that change nothing.
+    fn published() -> Value {
+        json!({
+            "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100,
+            "image_token_index": 32000, "model_type": "llava", "pad_token_id": 32001,
+            "projector_hidden_act": "gelu", "tie_word_embeddings": false,
+            "text_config": {
+                "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
+                "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
+                "torch_dtype": "float16", "vocab_size": 32064,
+            },
+            "vision_config": {
+                "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096,
+                "model_type": "clip_vision_model", "num_attention_heads": 16,
+                "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768,
+                "vocab_size": 32000,
+            },
+            "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
+        })
+    }
+
+    #[test]
+    fn what_the_published_config_leaves_unsaid_is_assumed_and_said() {
+        let spec = VisionLanguageSpec::read(&published()).unwrap();
+        assert_eq!(spec.language.hidden_size, 4096);
+        assert_eq!(spec.language.layers.len(), 32);
+        assert_eq!(spec.vision.output.n_layers, 23);
+        assert!(!spec.vision.output.normed && !spec.vision.output.with_class_token);
+        let size = |n| ImageSpec::Square {
+            size: n,
+            token: 32000,
+        };
+        assert_eq!(spec.images, size(336));
+        let said = spec.assumptions.join("\n");
+        for key in ["text_config.hidden_size", "vision_config.hidden_act"] {
+            assert!(said.contains(key), "{said}");
+        }
+    }
+
+    #[test]
+    fn other_features_than_one_layer_are_refused() {
+        for (key, value) in [
+            ("vision_feature_layer", json!([-2, -5])),
+            ("vision_feature_layer", json!(25)),
+            ("vision_feature_select_strategy", json!("mean")),
+            ("image_grid_pinpoints", json!([[336, 672]])),
+        ] {
+            let mut config = published();
+            config[key] = value;
+            assert!(VisionLanguageSpec::read(&config).is_err(), "{key}");
+        }
+        let mut last = published();
+        last["vision_feature_layer"] = json!(-1);
+        let spec = VisionLanguageSpec::read(&last).unwrap();
+        assert_eq!(spec.vision.output.n_layers, 24);
+    }
+}
