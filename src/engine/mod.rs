@@ -3,6 +3,7 @@
 //! [`forward`] is the model, in the order of the papers; [`backend`] is what a device must be able to
 //! do for it. `cpu` is the definition of right; `gpu` holds kernels for CUDA, Vulkan, Metal and HIP.
 
+mod attend;
 pub mod backend;
 pub mod check;
 pub mod cpu;
