@@ -2,7 +2,7 @@
 
 use super::progress::Bars;
 use crate::arch::Model;
-use crate::arch::spec::ModelSpec;
+use crate::arch::spec::{ModelSpec, SpecError, VisionLanguageSpec};
 use crate::audit;
 use crate::engine::backend::Backend;
 use crate::engine::{Decoder, EngineError};
@@ -22,7 +22,10 @@ pub(super) struct EngineArgs {
 /// A model that is to be run.
 pub(super) struct Opened {
     pub model: Model,
+    /// The decoder.
     pub spec: ModelSpec,
+    /// The whole, where the model sees.
+    pub vision: Option<VisionLanguageSpec>,
 }
 
 impl EngineArgs {
@@ -38,11 +41,27 @@ impl EngineArgs {
                 model.label
             )
         })?;
-        let spec = ModelSpec::read(config).with_context(|| model.label.clone())?;
+        let (spec, vision) = match ModelSpec::read(config) {
+            Ok(spec) => (spec, None),
+            Err(unknown @ SpecError::UnknownModelType { .. }) => {
+                match VisionLanguageSpec::read(config) {
+                    Ok(whole) => (whole.language.clone(), Some(whole)),
+                    Err(SpecError::UnknownModelType { .. }) => {
+                        return Err(anyhow::Error::from(unknown).context(model.label));
+                    }
+                    Err(error) => return Err(anyhow::Error::from(error).context(model.label)),
+                }
+            }
+            Err(error) => return Err(anyhow::Error::from(error).context(model.label)),
+        };
         for assumption in &spec.assumptions {
             tracing::info!("{assumption}");
         }
-        Ok(Opened { model, spec })
+        Ok(Opened {
+            model,
+            spec,
+            vision,
+        })
     }
 }
 

@@ -199,3 +199,110 @@ fn devices_are_listed() {
     );
     assert_eq!(page[0]["device"], "cpu");
 }
+
+/// A tokenizer of whole words for the tiny model that sees: its marks, and words of one letter.
+fn tokenizer_with_marks() -> String {
+    let marks = [
+        "<unk>", "<s>", "</s>", "<image>", "</image>", "<slice>", "</slice>",
+    ];
+    let mut vocabulary = serde_json::Map::new();
+    for (id, mark) in marks.iter().enumerate() {
+        vocabulary.insert((*mark).to_owned(), id.into());
+    }
+    for letter in 'a'..='z' {
+        vocabulary.insert(letter.to_string(), vocabulary.len().into());
+    }
+    let added: Vec<Value> = marks
+        .iter()
+        .enumerate()
+        .map(|(id, mark)| {
+            serde_json::json!({"id": id, "content": mark, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}})
+    .to_string()
+}
+
+#[test]
+fn a_model_that_sees_is_shown_pictures_and_others_refuse_them() {
+    let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/vision/minicpm-llama3-v");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        parity.join("model.safetensors"),
+        folder.path().join("model.safetensors"),
+    )
+    .unwrap();
+    // Its patches are tiny, and so must be what it cuts images into.
+    let config = std::fs::read(parity.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    config["slice_config"]["scale_resolution"] = 20.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer_with_marks()).unwrap();
+    let model = folder.path().display().to_string();
+    let image = parity.join("image-0.png").display().to_string();
+    let args = |model: &str, image: &str| -> Vec<String> {
+        let fixed = [
+            "--prompt",
+            "a b",
+            "-n",
+            "6",
+            "--ignore-eos",
+            "--device",
+            "cpu",
+            "--json",
+        ];
+        let mut all = vec![
+            "run".to_owned(),
+            model.to_owned(),
+            "--image".to_owned(),
+            image.to_owned(),
+        ];
+        all.extend(fixed.iter().map(|&s| s.to_owned()));
+        all
+    };
+    let with = args(&model, &image);
+    let with: Vec<&str> = with.iter().map(String::as_str).collect();
+    let page = json(&with, "run-v1.schema.json");
+    assert_eq!(page["ids"].as_array().unwrap().len(), 6);
+    let marks = page["prompt_ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|&id| *id == 3)
+        .count();
+    assert!(marks >= 1, "{page}");
+    // The same words without the picture.
+    let words = json(
+        &[
+            "run",
+            &model,
+            "--prompt",
+            "a b",
+            "-n",
+            "6",
+            "--ignore-eos",
+            "--device",
+            "cpu",
+            "--json",
+        ],
+        "run-v1.schema.json",
+    );
+    assert!(
+        words["prompt_ids"].as_array().unwrap().len()
+            < page["prompt_ids"].as_array().unwrap().len()
+    );
+
+    let blind = args(&path("llama-a"), &image);
+    let output = modelkin(&blind.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("takes no images"));
+    let broken = folder.path().join("broken.png");
+    std::fs::write(&broken, b"\x89PNG\r\n\x1a\n").unwrap();
+    let broken = args(&model, &broken.display().to_string());
+    let output = modelkin(&broken.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("broken.png"));
+}
