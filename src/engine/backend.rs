@@ -136,7 +136,7 @@ pub trait Backend: Send + Sync {
     /// Chosen rows, in this order: `[rows.len(), n_cols]`.
     fn gather(&self, x: &Self::Buffer, rows: &[u32]) -> Result<Self::Buffer, EngineError>;
 
-    /// x[rows[i]] ← x[rows[i]] + weights[i] · y[i]. Rows of one call differ from each other.
+    /// Row `rows[i]` of x grows by `weights[i]` times row i of y. Rows of one call differ from each other.
     fn scatter_add(
         &self,
         x: &mut Self::Buffer,

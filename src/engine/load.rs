@@ -11,6 +11,9 @@ use crate::arch::{Component, ComponentKind, Model, Part, Role, RoleKind};
 use crate::tensor::Matrix;
 use std::collections::BTreeSet;
 
+/// Model types whose weights GGUF stores as they are, but for the order of rows that roles undo.
+const GGUF_TYPES: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+
 /// A weight and its bias.
 pub(super) struct Linear<B: Backend> {
     pub weight: B::Weight,
@@ -417,12 +420,16 @@ impl<'a, B: Backend> Loader<'a, B> {
         })
     }
 
-    /// Checks the number of layers.
+    /// Checks the number of layers; up to `n_unused` more may be stored, and are left aside.
     ///
     /// # Errors
     /// When the checkpoint has another.
-    pub fn expect_layers(&self, n_layers: usize) -> Result<(), EngineError> {
-        if self.component.n_layers as usize == n_layers {
+    pub fn expect_layers(&mut self, n_layers: usize, n_unused: usize) -> Result<(), EngineError> {
+        let n_found = self.component.n_layers as usize;
+        if (n_layers..=n_layers + n_unused).contains(&n_found) {
+            let roles = self.component.roles.keys().copied();
+            let beyond = |role: &Role| role.layer.is_some_and(|layer| layer as usize >= n_layers);
+            self.taken.extend(roles.filter(beyond));
             return Ok(());
         }
         Err(EngineError::NotAModel(format!(
@@ -443,7 +450,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let hidden = spec.hidden_size;
         let width = spec.embedding.width;
         let outside = Role::outside;
-        self.expect_layers(spec.layers.len())?;
+        self.expect_layers(spec.layers.len(), spec.n_unused_layers)?;
         let table = self.matrix(outside(RoleKind::TokenEmbedding), spec.vocab_size, width)?;
         let embedding = self.backend.weight(table)?;
         let projected = width != hidden;
@@ -534,6 +541,16 @@ pub(super) fn language_model(model: &Model) -> Result<&Component, EngineError> {
         return Err(EngineError::NotAModel(format!(
             "{}: the weights are not there",
             model.label
+        )));
+    }
+    // The converter to GGUF adds 1 to Gemma's gains, and joins or re-orders the weights of others.
+    let model_type = model.config.as_ref().and_then(|c| c.get("model_type"));
+    let model_type = model_type.and_then(|t| t.as_str()).unwrap_or_default();
+    if model.format == "gguf" && !GGUF_TYPES.contains(&model_type) {
+        return Err(EngineError::NotAModel(format!(
+            "{}: the engine runs GGUF files of {}, not of {model_type:?}; run the original weights",
+            model.label,
+            GGUF_TYPES.join(", ")
         )));
     }
     model

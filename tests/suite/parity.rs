@@ -364,6 +364,73 @@ fn chunks_batches_and_memory_change_no_bit() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+#[test]
+fn prediction_layers_that_follow_the_last_change_nothing() {
+    let folder = models().join("deepseek-v3");
+    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let config = fs::read(folder.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let n_layers = config["num_hidden_layers"].as_u64().unwrap();
+    let mut tensors: Vec<(String, safetensors::tensor::TensorView<'_>)> = file
+        .iter()
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .collect();
+    let last = format!("model.layers.{}.", n_layers - 1);
+    for (name, tensor) in file.iter() {
+        if let Some(rest) = name.strip_prefix(&last) {
+            tensors.push((format!("model.layers.{n_layers}.{rest}"), tensor));
+        }
+    }
+    let longer = tempfile::tempdir().unwrap();
+    let out = safetensors::serialize(tensors, None).unwrap();
+    fs::write(longer.path().join("model.safetensors"), out).unwrap();
+    let reference = "reference.safetensors";
+    fs::copy(folder.join(reference), longer.path().join(reference)).unwrap();
+    let mut write = |n: Option<u64>| {
+        config["num_nextn_predict_layers"] = n.into();
+        fs::write(longer.path().join("config.json"), config.to_string()).unwrap();
+        check(longer.path(), Cpu::<f32>::new())
+    };
+    write(Some(1)).unwrap();
+    let error = write(None).unwrap_err();
+    assert!(error.contains("layers"), "{error}");
+}
+
+#[test]
+fn gguf_files_compute_what_their_originals_compute_up_to_their_rounding() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let ids: Vec<u32> = (5..40).collect();
+    let all = Wanted {
+        logits: Logits::All,
+        ..Wanted::default()
+    };
+    let logits = |path: PathBuf| -> Result<Vec<f32>, String> {
+        let model = open(&path);
+        let spec = ModelSpec::read(model.config.as_ref().unwrap()).map_err(|e| e.to_string())?;
+        let decoder = Decoder::load(&model, spec, Cpu::<f32>::new(), &mut |_| {});
+        let decoder = decoder.map_err(|e| e.to_string())?;
+        Ok(pass(&decoder, &ids, &[ids.len()], &all)
+            .remove(0)
+            .logits
+            .unwrap()
+            .values)
+    };
+    let original: Vec<f64> = logits(root.join("zoo/llama-a"))
+        .unwrap()
+        .into_iter()
+        .map(f64::from)
+        .collect();
+    for (name, most) in [("llama-a-q8_0", 1e-3), ("llama-a-q4_0", 1e-1)] {
+        let ours = logits(root.join(format!("data/gguf/{name}.gguf"))).unwrap();
+        let (nmse, _) = errors(&ours, &original);
+        println!("{name}: NMSE {nmse:.1e}");
+        assert!(nmse < most, "{name}: NMSE {nmse:.1e}");
+    }
+    let error = logits(root.join("data/gguf/gpt2-a-q4_0.gguf")).unwrap_err();
+    assert!(error.contains("GGUF"), "{error}");
+}
+
 /// What stories260K writes after "Once upon a time": tokens as transformers continues, the beginning as its
 /// author published it.
 struct Story {

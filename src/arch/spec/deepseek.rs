@@ -29,13 +29,7 @@ const DEFAULTS: mla::Defaults = mla::Defaults {
 /// Keys of training, of sharding, and of the layers that predict further tokens, which are stored
 /// after the last one and take no part in the forward pass.
 fn harmless(config: &mut Config) {
-    config.harmless(&[
-        "aux_loss_alpha",
-        "seq_aux",
-        "ep_size",
-        "num_nextn_predict_layers",
-        "num_mtp_layers",
-    ]);
+    config.harmless(&["aux_loss_alpha", "seq_aux", "ep_size", "num_mtp_layers"]);
 }
 
 fn shape(config: &mut Config, max_positions: usize) -> Result<Shape, SpecError> {
@@ -219,7 +213,14 @@ fn deepseek_v3(config: &mut Config) -> Result<ModelSpec, SpecError> {
         size: 2048,
         first_mixture: 3,
     };
-    model(config, &shape, norm, &attention, router, &experts)
+    let mut spec = model(config, &shape, norm, &attention, router, &experts)?;
+    let stored = config.value("num_nextn_predict_layers").map(|n| n.as_u64());
+    spec.n_unused_layers = match stored {
+        None => 0,
+        Some(Some(n)) if n < 16 => n as usize,
+        Some(_) => return Err(config.wrong("num_nextn_predict_layers", "a small number")),
+    };
+    Ok(spec)
 }
 
 #[cfg(test)]

@@ -32,6 +32,15 @@ pub enum SpecError {
         /// What it holds.
         found: String,
     },
+    /// A GGUF file states what nobody reads into a config.
+    #[error(
+        "the GGUF file's metadata {keys} may change what the model computes, and the engine does not read it; \
+         it runs GGUF files of llama, qwen2 and qwen3 with plain rotary positions"
+    )]
+    Gguf {
+        /// The metadata.
+        keys: String,
+    },
     /// Keys that no reader knows and that may change what the model computes.
     #[error(
         "config.json: {keys} may change what a {model_type} model computes, and the engine does not know {them}"

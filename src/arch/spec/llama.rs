@@ -138,6 +138,7 @@ impl Shape {
                 scale: 1.0,
                 softcap: None,
             },
+            n_unused_layers: 0,
             assumptions: Vec::new(),
         })
     }

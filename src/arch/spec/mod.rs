@@ -66,6 +66,9 @@ pub struct ModelSpec {
     pub final_norm: Option<NormSpec>,
     /// From the residual stream to logits.
     pub head: HeadSpec,
+    /// Layers stored after these that take no part in predicting the next token (DeepSeek-V3's
+    /// prediction of later ones).
+    pub n_unused_layers: usize,
     /// What the config leaves unsaid and the published implementation supplies, in sentences.
     pub assumptions: Vec<String>,
 }
@@ -139,6 +142,11 @@ impl ModelSpec {
     /// # Errors
     /// When the model type is unknown, a key is missing, impossible or unknown.
     pub fn read(config: &Value) -> Result<Self, SpecError> {
+        if let Some(unread) = config.get("gguf_unread") {
+            return Err(SpecError::Gguf {
+                keys: unread.to_string(),
+            });
+        }
         let mut config = Config::new(config)?;
         let model_type = config.text("model_type")?;
         let reader = SPECS

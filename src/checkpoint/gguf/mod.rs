@@ -62,7 +62,10 @@ impl Format for Gguf {
             });
         }
         if let (Some(mut metadata), Some(file)) = (first, parts.first()) {
-            checkpoint.config = config::config(&metadata);
+            checkpoint.config = config::config(&metadata, |name| {
+                let tensor = checkpoint.tensors.iter().find(|t| t.name() == name);
+                tensor.and_then(|t| t.shape().first().copied())
+            });
             checkpoint.tokenizer =
                 tokenizer::take(&mut metadata, &file.path, &mut checkpoint.notes);
             checkpoint.metadata = metadata

@@ -61,7 +61,7 @@ fn softmax<T: Real>(scores: &mut [T]) {
     }
 }
 
-/// Σⱼ weights[j] · values[j], in the order of j.
+/// The sum of `weights[j] · values[j]`, in the order of j.
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn weighted_sum<T: Real>(weights: &[T], values: &[T], out: &mut [T]) {
     out.fill(T::ZERO);

@@ -1,6 +1,6 @@
 //! Products of rows: y = x Wᵀ, with one order of summation whatever the sizes.
 //!
-//! 1. [`plain`] sums one product in [`LANES`] lanes: lane l adds up the products k ≡ l (mod `LANES`)
+//! 1. `plain` sums one product in [`LANES`] lanes: lane l adds up the products k ≡ l (mod `LANES`)
 //!    in the order of k, each by one fused multiply-add; the lanes are then added in a fixed tree.
 //! 2. `direct` does so for a few rows of x, reading W in the type in which it is stored: what decoding
 //!    needs, where every weight is used once.

@@ -64,7 +64,7 @@ pub(super) struct Device<R: Runtime> {
 }
 
 impl<R: Runtime> Device<R> {
-    /// Takes a client that has been made; see [`super::open`] for what must be known before that.
+    /// Takes a client that has been made; see [`super::open()`] for what must be known before that.
     ///
     /// # Errors
     /// When the device allows less than the kernels need.

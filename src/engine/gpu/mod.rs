@@ -1,6 +1,6 @@
 //! Graphics cards: kernels in Rust, compiled for CUDA, Vulkan or Metal when they first run.
 //!
-//! [`open`] chooses a device by name; [`Gpu`] is the [`Backend`] over it. `device` holds memory, limits and
+//! [`open()`] chooses a device by name; [`Gpu`] is the [`Backend`](crate::engine::backend::Backend) over it. `device` holds memory, limits and
 //! all `unsafe`; `kernels` holds one file per kernel. Nothing is linked against a driver: where there is
 //! none, opening says what is missing. See `docs/src/engine-gpu.md`.
 

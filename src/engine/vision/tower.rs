@@ -78,7 +78,7 @@ impl<B: Backend> Tower<B> {
         let mut loader = Loader::new(backend, &model.label, component);
         let hidden = spec.hidden_size;
         let outside = Role::outside;
-        loader.expect_layers(spec.layers.len())?;
+        loader.expect_layers(spec.layers.len(), 0)?;
         let patch_values = N_CHANNELS * spec.patch_size * spec.patch_size;
         let patches = loader.linear(
             outside(RoleKind::PatchEmbedding),

@@ -162,7 +162,7 @@ pub(in super::super) fn gather<R: Runtime>(
     Ok(out)
 }
 
-/// x[rows[i]] ← x[rows[i]] + weights[i] · y[i], in place; the rows differ from each other.
+/// Row `rows[i]` of x grows by `weights[i]` times row i of y, in place; the rows differ from each other.
 pub(in super::super) fn scatter_add<R: Runtime>(
     device: &Device<R>,
     x: &Words,
