@@ -51,9 +51,11 @@ fn softmax<T: Real>(scores: &mut [T]) {
         highest = if score > highest { score } else { highest };
     }
     let mut lanes = [T::ZERO; LANES];
-    for (i, score) in scores.iter_mut().enumerate() {
+    for score in scores.iter_mut() {
         *score = (*score - highest).exp();
-        lanes[i % LANES] += *score;
+    }
+    for (i, &score) in scores.iter().enumerate() {
+        lanes[i % LANES] += score;
     }
     let total = total(lanes);
     for score in scores.iter_mut() {

@@ -277,7 +277,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn activate(&self, x: &mut Buffer<T>, activation: Activation) -> Result<(), EngineError> {
-        x.each(|value| rowwise::activation(value, activation));
+        x.each_row(|_, row| rowwise::activate(row, activation));
         Ok(())
     }
 
@@ -288,9 +288,7 @@ impl<T: Real> Backend for Cpu<T> {
         activation: Activation,
     ) -> Result<(), EngineError> {
         gate.each_row(|row, values| {
-            for (value, &up) in values.iter_mut().zip(up.row(row)) {
-                *value = rowwise::activation(*value, activation) * up;
-            }
+            rowwise::gated(values, up.row(row), activation);
         });
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::product::{LANES, total};
 use super::real::Real;
 use crate::arch::spec::{Activation, NormKind, NormSpec, RopeStyle};
+use multiversion::multiversion;
 
 /// Σ f(x), in lanes.
 #[inline(always)]
@@ -51,8 +52,25 @@ pub(super) fn rope<T: Real>(head: &mut [T], cos: &[T], sin: &[T], style: RopeSty
     }
 }
 
+/// The non-linearity of every value.
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(super) fn activate<T: Real>(values: &mut [T], kind: Activation) {
+    for value in values {
+        *value = activation(*value, kind);
+    }
+}
+
+/// act(gate) · up, into `gate`.
+#[multiversion(targets("x86_64+avx2+fma"))]
+pub(super) fn gated<T: Real>(gate: &mut [T], up: &[T], kind: Activation) {
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        *gate = activation(*gate, kind) * up;
+    }
+}
+
 /// The non-linearity.
-pub(super) fn activation<T: Real>(x: T, activation: Activation) -> T {
+#[inline(always)]
+fn activation<T: Real>(x: T, activation: Activation) -> T {
     let half = T::from_f64(0.5);
     match activation {
         Activation::Silu => x / (T::ONE + (-x).exp()),
