@@ -315,7 +315,7 @@ impl Job<'_> {
             });
             println!("{}", serde_json::to_string_pretty(&page)?);
         } else {
-            println!();
+            self.show("\n");
             tracing::info!("{device}: {} tokens in {took:.2?}", generated.len());
         }
         Ok(())
