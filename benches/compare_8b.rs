@@ -20,7 +20,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Normals, Report, mix};
+use support::{Normals, Report, llama_tensors, mix};
 
 const HIDDEN: usize = 4096;
 const MLP: usize = 14_336;
@@ -39,28 +39,7 @@ const CHUNK: usize = 1 << 20;
 type Planned = (String, Vec<usize>);
 
 fn plan(n_layers: usize) -> Vec<Planned> {
-    let mut tensors = vec![(
-        "model.embed_tokens.weight".to_owned(),
-        vec![VOCABULARY, HIDDEN],
-    )];
-    for layer in 0..n_layers {
-        for (name, shape) in [
-            ("input_layernorm", vec![HIDDEN]),
-            ("mlp.down_proj", vec![HIDDEN, MLP]),
-            ("mlp.gate_proj", vec![MLP, HIDDEN]),
-            ("mlp.up_proj", vec![MLP, HIDDEN]),
-            ("post_attention_layernorm", vec![HIDDEN]),
-            ("self_attn.k_proj", vec![N_KV, HIDDEN]),
-            ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
-            ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
-            ("self_attn.v_proj", vec![N_KV, HIDDEN]),
-        ] {
-            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape));
-        }
-    }
-    tensors.push(("model.norm.weight".to_owned(), vec![HIDDEN]));
-    tensors.push(("lm_head.weight".to_owned(), vec![VOCABULARY, HIDDEN]));
-    tensors
+    llama_tensors(HIDDEN, MLP, N_KV, VOCABULARY, n_layers)
 }
 
 /// How the values of a model are made.

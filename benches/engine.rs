@@ -23,7 +23,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-use support::{Report, mix};
+use support::{Report, llama_tensors, mix};
 
 /// Tokens of the prompt, and tokens generated after it.
 const PROMPT: usize = 512;
@@ -77,30 +77,7 @@ fn write_model(folder: &Path, shape: &Shape) -> std::io::Result<u64> {
     });
     fs::write(folder.join("config.json"), config.to_string())?;
     let kv = shape.hidden / shape.heads * shape.kv_heads;
-    let mut tensors = vec![(
-        "model.embed_tokens.weight".to_owned(),
-        vec![shape.vocabulary, shape.hidden],
-    )];
-    for layer in 0..shape.layers {
-        for (name, dims) in [
-            ("input_layernorm", vec![shape.hidden]),
-            ("mlp.down_proj", vec![shape.hidden, shape.mlp]),
-            ("mlp.gate_proj", vec![shape.mlp, shape.hidden]),
-            ("mlp.up_proj", vec![shape.mlp, shape.hidden]),
-            ("post_attention_layernorm", vec![shape.hidden]),
-            ("self_attn.k_proj", vec![kv, shape.hidden]),
-            ("self_attn.o_proj", vec![shape.hidden, shape.hidden]),
-            ("self_attn.q_proj", vec![shape.hidden, shape.hidden]),
-            ("self_attn.v_proj", vec![kv, shape.hidden]),
-        ] {
-            tensors.push((format!("model.layers.{layer}.{name}.weight"), dims));
-        }
-    }
-    tensors.push(("model.norm.weight".to_owned(), vec![shape.hidden]));
-    tensors.push((
-        "lm_head.weight".to_owned(),
-        vec![shape.vocabulary, shape.hidden],
-    ));
+    let tensors = llama_tensors(shape.hidden, shape.mlp, kv, shape.vocabulary, shape.layers);
     let mut header = serde_json::Map::new();
     let mut offset = 0;
     for (name, dims) in &tensors {

@@ -109,6 +109,38 @@ fn date() -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
+/// Tensors of a model of Llama's shape: name, shape. `kv` is the width of keys and values.
+pub fn llama_tensors(
+    hidden: usize,
+    mlp: usize,
+    kv: usize,
+    vocabulary: usize,
+    n_layers: usize,
+) -> Vec<(String, Vec<usize>)> {
+    let mut tensors = vec![(
+        "model.embed_tokens.weight".to_owned(),
+        vec![vocabulary, hidden],
+    )];
+    for layer in 0..n_layers {
+        for (name, shape) in [
+            ("input_layernorm", vec![hidden]),
+            ("mlp.down_proj", vec![hidden, mlp]),
+            ("mlp.gate_proj", vec![mlp, hidden]),
+            ("mlp.up_proj", vec![mlp, hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+            ("self_attn.k_proj", vec![kv, hidden]),
+            ("self_attn.o_proj", vec![hidden, hidden]),
+            ("self_attn.q_proj", vec![hidden, hidden]),
+            ("self_attn.v_proj", vec![kv, hidden]),
+        ] {
+            tensors.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
+    tensors.push(("lm_head.weight".to_owned(), vec![vocabulary, hidden]));
+    tensors
+}
+
 /// SplitMix64: value `index` of stream `seed`, in any order.
 pub fn mix(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));

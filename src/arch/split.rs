@@ -5,7 +5,7 @@
 //! reads a weight.
 
 use super::component::{Component, ComponentKind, Norm, RoleBasis};
-use super::family::Family;
+use super::family::{Family, Rule};
 use super::fused::Heads;
 use super::role::{Part, Role, RoleKind};
 use super::{ARCHITECTURES, ArchError, infer, rules};
@@ -122,6 +122,35 @@ fn precedes_expert(segments: &[&str]) -> bool {
         [.., last] => ["experts", "ffn_gate", "ffn_up", "ffn_down"].contains(last),
         [] => false,
     }
+}
+
+/// Tensors of a component that have no role and are not known to be of no use: an engine that leaves them
+/// out may compute something else. Layers from number `n_layers` on do not count.
+pub fn without_role(component: &Component, n_layers: u32) -> Vec<&Tensor> {
+    let named: BTreeSet<&str> = component
+        .roles
+        .values()
+        .map(|matrix| matrix.tensor().name())
+        .collect();
+    let family = ARCHITECTURES.iter().find(|f| f.id == component.family);
+    let known = |name: &str| {
+        let Some((_, member)) = member(0, name) else {
+            return false;
+        };
+        let ignored = family.is_some_and(|family| {
+            let rules = family.in_layer.iter();
+            let mut ignored = rules.filter(|(_, rule)| *rule == Rule::Ignored);
+            // A mask that is called `bias` is no bias: the whole name counts too.
+            ignored.any(|(stem, _)| {
+                *stem == member.stem || stem.strip_suffix(".bias") == Some(&*member.stem)
+            })
+        });
+        ignored || name.starts_with(&component.prefix) && member.layer >= n_layers
+    };
+    let tensors = component.tensors.iter();
+    tensors
+        .filter(|tensor| !named.contains(tensor.name()) && !known(tensor.name()))
+        .collect()
 }
 
 fn has_segment(name: &str, of: &[&str]) -> bool {

@@ -41,15 +41,7 @@ impl Format for Safetensors {
     }
 
     fn open(&self, files: &[CheckpointFile]) -> Result<Checkpoint, CheckpointError> {
-        let mut checkpoint = Checkpoint {
-            format: self.id(),
-            ..Checkpoint::default()
-        };
-        for shard in shards::select(&NAMING, files, &mut checkpoint)? {
-            read_file(shard, &mut checkpoint)?;
-        }
-        shards::check_against_index(&checkpoint)?;
-        Ok(checkpoint)
+        shards::open(self.id(), &NAMING, files, read_file)
     }
 }
 

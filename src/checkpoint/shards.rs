@@ -27,11 +27,32 @@ impl Naming {
     }
 }
 
+/// Opens a checkpoint of a format in shards: `read` adds the tensors of one file.
+///
+/// # Errors
+/// As [`select`] and `read`, and where the index names a tensor that no shard has.
+pub(super) fn open(
+    format: &'static str,
+    naming: &Naming,
+    files: &[CheckpointFile],
+    read: fn(&CheckpointFile, &mut Checkpoint) -> Result<(), CheckpointError>,
+) -> Result<Checkpoint, CheckpointError> {
+    let mut checkpoint = Checkpoint {
+        format,
+        ..Checkpoint::default()
+    };
+    for file in select(naming, files, &mut checkpoint)? {
+        read(file, &mut checkpoint)?;
+    }
+    check_against_index(&checkpoint)?;
+    Ok(checkpoint)
+}
+
 /// The files to read, in order. What is left aside and what is missing is told to the checkpoint.
 ///
 /// # Errors
 /// When the index is none, or some shards are there and some are not.
-pub(super) fn select<'a>(
+fn select<'a>(
     naming: &Naming,
     files: &'a [CheckpointFile],
     checkpoint: &mut Checkpoint,
@@ -178,7 +199,7 @@ fn without_index<'a>(
 ///
 /// # Errors
 /// When a tensor that the index names is in none of the shards.
-pub(super) fn check_against_index(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+fn check_against_index(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     let Some(declared) = &checkpoint.declared else {
         return Ok(());
     };

@@ -1,6 +1,6 @@
 //! `modelkin engine`: the devices there are, and how far each is from exact arithmetic.
 
-use super::engine_args::{EngineArgs, Opened};
+use super::engine_args::Opened;
 use crate::engine::backend::Backend;
 use crate::engine::check::{self, Noise};
 use crate::engine::device::{Visitor, devices, with_device};
@@ -116,8 +116,7 @@ fn check_devices(
     seed: u64,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let device = "cpu-f64".to_owned();
-    let opened = EngineArgs { model, device }.open()?;
+    let opened = Opened::new(&model)?;
     let ids = check::text(opened.spec.vocab_size, n_tokens, seed);
     let exact = with_device("cpu-f64", Job(&opened, Exact { ids: ids.clone() }))??;
     let mut lines = Vec::new();

@@ -28,11 +28,11 @@ pub(super) struct Opened {
     pub vision: Option<VisionLanguageSpec>,
 }
 
-impl EngineArgs {
-    /// Opens the model and reads what it computes.
-    pub fn open(&self) -> anyhow::Result<Opened> {
+impl Opened {
+    /// Opens a model and reads what it computes.
+    pub fn new(model: &ModelRef) -> anyhow::Result<Self> {
         let bars = Bars::new();
-        let model = audit::open_to_run(&self.model, &FetchOptions::default(), &bars)?;
+        let model = audit::open_to_run(model, &FetchOptions::default(), &bars)?;
         bars.clear();
         let config = model.config.as_ref().with_context(|| {
             format!(
@@ -57,15 +57,13 @@ impl EngineArgs {
         for assumption in &spec.assumptions {
             tracing::info!("{assumption}");
         }
-        Ok(Opened {
+        Ok(Self {
             model,
             spec,
             vision,
         })
     }
-}
 
-impl Opened {
     /// Brings the decoder to a device, with a bar.
     pub fn load<B: Backend>(&self, backend: B) -> Result<Decoder<B>, EngineError> {
         let bar = super::progress::counter("loading layers", self.spec.layers.len() as u64);

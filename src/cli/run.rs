@@ -63,7 +63,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let opened = args.engine.open()?;
+    let opened = Opened::new(&args.engine.model)?;
     let tokenizer = Tokenizer::of(&opened.model)?;
     let template = if args.chat {
         let template = ChatTemplate::of(&opened.model)?;
@@ -156,7 +156,7 @@ impl Visitor for Job<'_> {
         if self.pictures.is_empty() {
             let ids = self.encode(&self.args.prompt)?;
             let decoder = self.opened.load(backend)?;
-            let mut cache = decoder.cache(ids.len() + self.args.max_tokens)?;
+            let mut cache = decoder.cache(ids.len().saturating_add(self.args.max_tokens))?;
             let started = Instant::now();
             let logits = prefill(&decoder, &mut cache, &ids)?;
             tracing::info!(
@@ -191,7 +191,7 @@ impl Visitor for Job<'_> {
         let ids = self.encode(&format!("{text}{}", self.args.prompt))?;
         let marks = Marks::of(whole.spec(), |name| self.tokenizer.id_of(name))?;
         let decoder = whole.decoder();
-        let mut cache = decoder.cache(ids.len() + self.args.max_tokens)?;
+        let mut cache = decoder.cache(ids.len().saturating_add(self.args.max_tokens))?;
         let mut chunks = [Chunk {
             cache: &mut cache,
             pieces: marks.pieces(decoder.backend(), &ids, &rows)?,

@@ -75,8 +75,8 @@ pub fn noise<B: Backend>(
         let difference = (f64::from(a) - f64::from(b)).abs();
         squares += difference * difference;
         power += f64::from(b) * f64::from(b);
-        // NaN is the greatest of all.
-        if !(difference <= greatest_difference) {
+        // NaN is greater than all, and stays.
+        if !(difference <= greatest_difference) && !greatest_difference.is_nan() {
             greatest_difference = difference;
         }
     }

@@ -160,7 +160,7 @@ impl<B: Backend> Decoder<B> {
     /// When the device cannot hold it, or learned positions end before.
     pub fn cache(&self, length: usize) -> Result<TextCache<B>, EngineError> {
         if let Some(positions) = self.spec.embedding.positions
-            && length + positions.offset > positions.n_rows
+            && length.saturating_add(positions.offset) > positions.n_rows
         {
             return Err(EngineError::Request(format!(
                 "a text of {length} tokens: the model has learned {} positions",

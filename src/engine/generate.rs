@@ -205,25 +205,23 @@ pub fn score<B: Backend>(
     prompt: &[u32],
     continuation: &[u32],
 ) -> Result<Vec<f64>, EngineError> {
-    let mut cache = decoder.cache(prompt.len() + continuation.len())?;
-    let mut rows = vec![prefill(decoder, &mut cache, prompt)?];
-    let mut ln_p = Vec::with_capacity(continuation.len());
+    let Some((&first, rest)) = continuation.split_first() else {
+        return Ok(Vec::new());
+    };
+    let mut cache = decoder.cache(prompt.len() + rest.len())?;
+    let logits = prefill(decoder, &mut cache, prompt)?;
+    let mut ln_p = vec![log_probabilities(&logits)[first as usize]];
     let all = Wanted {
         logits: Logits::All,
         ..Wanted::default()
     };
-    for ids in continuation.chunks(PREFILL_TOKENS) {
-        let mut chunks = [Chunk {
-            cache: &mut cache,
-            pieces: vec![Piece::Tokens(ids)],
-        }];
-        let computed = decoder.forward(&mut chunks, &all)?;
-        let values = computed.logits.map(|l| (l.n_cols, l.values));
-        let (n_cols, values) = values.unwrap_or_default();
-        rows.extend(values.chunks(n_cols.max(1)).map(<[f32]>::to_vec));
-        for &id in ids {
-            let row = rows.remove(0);
-            ln_p.push(log_probabilities(&row)[id as usize]);
+    // The last token is scored, and not computed: nothing follows it.
+    let read = continuation[..rest.len()].chunks(PREFILL_TOKENS);
+    for (read, next) in read.zip(rest.chunks(PREFILL_TOKENS)) {
+        let rows = step(decoder, &mut cache, vec![Piece::Tokens(read)], &all)?;
+        let rows = rows.unwrap_or_default();
+        for (row, &id) in rows.chunks(logits.len()).zip(next) {
+            ln_p.push(log_probabilities(row)[id as usize]);
         }
     }
     Ok(ln_p)

@@ -7,6 +7,7 @@ use crate::arch::spec::{
     AttentionSpec, DenseSpec, LayerSpec, MixtureSpec, MlpSpec, ModelSpec, NormSpec, Projections,
     QkNorm, QkNormScope,
 };
+use crate::arch::split::without_role;
 use crate::arch::{Component, ComponentKind, Model, Part, Role, RoleKind};
 use crate::tensor::Matrix;
 use std::collections::BTreeSet;
@@ -490,6 +491,14 @@ impl<'a, B: Backend> Loader<'a, B> {
             Some(self.linear(head_role, spec.vocab_size, width, false)?)
         };
         self.refuse_the_rest()?;
+        if let Some(tensor) = without_role(self.component, spec.layers.len() as u32).first() {
+            return Err(EngineError::NotAModel(format!(
+                "{}: the tensor {} has no place in a {} model that the engine knows",
+                self.model,
+                tensor.name(),
+                spec.model_type
+            )));
+        }
         Ok(Weights {
             embedding,
             embedding_in,

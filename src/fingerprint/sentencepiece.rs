@@ -3,6 +3,8 @@
 //! Only the repeated field 1 (`pieces`: 1 the text, 2 the score, 3 the type) is read; whatever else
 //! the file holds is stepped over. No length that the file states is believed before it is checked.
 
+use crate::engine::text::protobuf::{Field, Fields};
+
 /// One piece; its id is its position in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Piece {
@@ -17,83 +19,13 @@ pub struct Piece {
 /// More pieces than any published model has; a file that claims more is refused.
 const MAX_PIECES: usize = 4_000_000;
 
-/// The value of one protobuf field.
-enum Field<'a> {
-    Varint(u64),
-    Fixed32([u8; 4]),
-    Bytes(&'a [u8]),
-    /// A wire type whose value no caller needs.
-    Skipped,
-}
-
-/// A cursor over the fields of one message.
-struct Fields<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, n: u64) -> Result<&'a [u8], String> {
-        let have = self.rest.len();
-        let n = usize::try_from(n)
-            .ok()
-            .filter(|&n| n <= have)
-            .ok_or_else(|| format!("a field states {n} bytes where {have} are left"))?;
-        let (head, rest) = self.rest.split_at(n);
-        self.rest = rest;
-        Ok(head)
-    }
-
-    fn varint(&mut self) -> Result<u64, String> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let Some((&byte, rest)) = self.rest.split_first() else {
-                return Err("the file ends within a number".to_owned());
-            };
-            self.rest = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err("a number has more than ten bytes".to_owned())
-    }
-
-    /// The next field's number and value; `None` at the end of the message.
-    fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, String> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Field::Varint(self.varint()?),
-            1 => {
-                self.take(8)?;
-                Field::Skipped
-            }
-            2 => {
-                let n = self.varint()?;
-                Field::Bytes(self.take(n)?)
-            }
-            5 => {
-                let bytes = self.take(4)?;
-                bytes.try_into().map_or(Field::Skipped, Field::Fixed32)
-            }
-            wire => return Err(format!("field {} has the wire type {wire}", key >> 3)),
-        };
-        match key >> 3 {
-            0 => Err("a field has the number 0".to_owned()),
-            number => Ok(Some((number, value))),
-        }
-    }
-}
-
 fn piece(message: &[u8]) -> Result<Piece, String> {
     let mut found = Piece {
         text: String::new(),
         score: 0.0,
         kind: 1,
     };
-    let mut fields = Fields { rest: message };
+    let mut fields = Fields(message);
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
             (1, Field::Bytes(text)) => {
@@ -115,7 +47,7 @@ fn piece(message: &[u8]) -> Result<Piece, String> {
 /// # Errors
 /// What is wrong with the bytes: a truncated field, a piece that is not UTF-8, no pieces, too many.
 pub fn pieces(bytes: &[u8]) -> Result<Vec<Piece>, String> {
-    let mut fields = Fields { rest: bytes };
+    let mut fields = Fields(bytes);
     let mut found = Vec::new();
     while let Some((number, value)) = fields.next()? {
         if let (1, Field::Bytes(message)) = (number, value) {

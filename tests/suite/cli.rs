@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
 
-fn modelkin(args: &[&str]) -> Output {
+/// Runs the program.
+pub fn modelkin(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_modelkin"))
         .args(args)
         .env("NO_COLOR", "1")
@@ -13,26 +14,34 @@ fn modelkin(args: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-fn path(id: &str) -> String {
+/// Folder of a model of the zoo.
+pub fn path(id: &str) -> String {
     zoo(id).display().to_string()
 }
 
-fn json(output: &Output) -> Value {
+/// The page on standard output.
+pub fn json(output: &Output) -> Value {
     let error = String::from_utf8_lossy(&output.stderr);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}; {error}"))
 }
 
-/// Fails unless the schema of the docs accepts the report.
-fn assert_valid(report: &Value) {
-    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema/report-v1.schema.json");
+/// Fails unless a schema of the docs accepts the page.
+pub fn assert_fits(page: &Value, schema: &str) {
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs/schema")
+        .join(schema);
     let schema: Value =
         serde_json::from_slice(&std::fs::read(schema).expect("the schema")).expect("JSON");
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     let errors: Vec<String> = validator
-        .iter_errors(report)
+        .iter_errors(page)
         .map(|e| format!("{}: {e}", e.instance_path()))
         .collect();
     assert!(errors.is_empty(), "{errors:?}");
+}
+
+fn assert_valid(report: &Value) {
+    assert_fits(report, "report-v1.schema.json");
 }
 
 #[test]

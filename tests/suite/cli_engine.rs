@@ -1,39 +1,16 @@
 //! `modelkin run`, `logits` and `engine` as scripts and people use them.
 
-use crate::support::zoo;
+use crate::cli::{assert_fits, modelkin, path};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn modelkin(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_modelkin"))
-        .args(args)
-        .env("NO_COLOR", "1")
-        .output()
-        .expect("the program starts")
-}
-
-fn path(id: &str) -> String {
-    zoo(id).display().to_string()
-}
 
 /// The page on standard output, which the schema must accept.
 fn json(args: &[&str], schema: &str) -> Value {
     let output = modelkin(args);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
-    let page: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("docs/schema")
-        .join(schema);
-    let schema: Value =
-        serde_json::from_slice(&std::fs::read(file).expect("a schema")).expect("JSON");
-    let validator = jsonschema::validator_for(&schema).expect("a schema");
-    let errors: Vec<String> = validator
-        .iter_errors(&page)
-        .map(|e| format!("{}: {e}", e.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{errors:?}");
+    let page = crate::cli::json(&output);
+    assert_fits(&page, schema);
     page
 }
 
@@ -172,6 +149,19 @@ fn what_cannot_be_run_is_an_error_that_says_why() {
     ]);
     assert!(said.contains("top-p"), "{said}");
 
+    let endless = [
+        "run",
+        &model,
+        "--prompt",
+        "the",
+        "-n",
+        "18446744073709551615",
+        "--device",
+        "cpu",
+    ];
+    let said = error(&endless);
+    assert!(said.contains("no memory"), "{said}");
+
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(&model).unwrap() {
         let entry = entry.unwrap();
@@ -189,6 +179,10 @@ fn what_cannot_be_run_is_an_error_that_says_why() {
     std::fs::write(&config, changed.to_string()).unwrap();
     let said = error(&["run", &model, "--prompt", "the", "--device", "cpu"]);
     assert!(said.contains("k_proj"), "{said}");
+    changed["num_hidden_layers"] = 2_000_000_000.into();
+    std::fs::write(&config, changed.to_string()).unwrap();
+    let said = error(&["run", &model, "--prompt", "the", "--device", "cpu"]);
+    assert!(said.contains("num_hidden_layers"), "{said}");
 }
 
 #[test]

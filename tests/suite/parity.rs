@@ -1,5 +1,6 @@
 //! The engine computes what the published implementations compute: every case of `tests/parity`.
 
+use crate::support::reference::{Reference, errors};
 use crate::support::shared;
 use modelkin::arch::Model;
 use modelkin::arch::spec::ModelSpec;
@@ -13,7 +14,6 @@ use modelkin::engine::gpu;
 use modelkin::engine::text::Tokenizer;
 use modelkin::engine::{Chunk, Computed, Decoder, Logits, Piece, Values, Wanted};
 use modelkin::source::FetchOptions;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,14 +28,13 @@ fn models() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/models")
 }
 
+/// Every case of the manifest; one whose files are not there fails when it is read.
 fn cases() -> Vec<PathBuf> {
-    let mut cases: Vec<PathBuf> = fs::read_dir(models())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("reference.safetensors").is_file())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 10, "only {} cases", cases.len());
+    let manifest = fs::read(models().join("../manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let cases = manifest["cases"].as_object().unwrap().keys();
+    let cases: Vec<PathBuf> = cases.map(|name| models().join(name)).collect();
+    assert!(!cases.is_empty());
     cases
 }
 
@@ -44,70 +43,6 @@ fn open(folder: &Path) -> Model {
     audit::open(&model, &FetchOptions::default(), &Unwatched)
         .unwrap()
         .0
-}
-
-/// What the published implementation computed.
-struct Reference {
-    ids: Vec<u32>,
-    values: BTreeMap<String, Vec<f64>>,
-}
-
-impl Reference {
-    fn read(folder: &Path) -> Self {
-        let bytes = fs::read(folder.join("reference.safetensors")).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let mut reference = Self {
-            ids: Vec::new(),
-            values: BTreeMap::new(),
-        };
-        for (name, tensor) in file.iter() {
-            let data = tensor.data();
-            match tensor.dtype() {
-                safetensors::Dtype::I64 => {
-                    assert_eq!(name, "input_ids");
-                    reference.ids = data
-                        .as_chunks::<8>()
-                        .0
-                        .iter()
-                        .map(|b| i64::from_le_bytes(*b) as u32)
-                        .collect();
-                }
-                safetensors::Dtype::F32 => {
-                    let values = data
-                        .as_chunks::<4>()
-                        .0
-                        .iter()
-                        .map(|b| f64::from(f32::from_le_bytes(*b)));
-                    reference.values.insert(name.to_owned(), values.collect());
-                }
-                safetensors::Dtype::F64 => {
-                    let values = data
-                        .as_chunks::<8>()
-                        .0
-                        .iter()
-                        .map(|b| f64::from_le_bytes(*b));
-                    reference.values.insert(name.to_owned(), values.collect());
-                }
-                other => panic!("{name}: {other:?}"),
-            }
-        }
-        reference
-    }
-}
-
-/// Σ(a − b)² / Σb², and the greatest |a − b|.
-fn errors(ours: &[f32], theirs: &[f64]) -> (f64, f64) {
-    assert_eq!(ours.len(), theirs.len(), "number of values");
-    let (mut difference, mut power, mut greatest) = (0.0, 0.0, 0.0f64);
-    for (a, b) in ours.iter().zip(theirs) {
-        let d = f64::from(*a) - b;
-        difference += d * d;
-        power += b * b;
-        if !(d.abs() <= greatest) {
-            greatest = d.abs();
-        }
-    }
-    (difference / power, greatest)
 }
 
 /// A pass over a text in chunks of these sizes.
@@ -143,27 +78,21 @@ fn load<B: Backend>(folder: &Path, backend: B) -> Result<(Decoder<B>, Reference)
 
 /// Everything that the reference holds, from one pass.
 fn wanted(reference: &Reference) -> Wanted {
-    let numbers = |prefix: &str| {
-        reference
-            .values
-            .keys()
-            .filter_map(|name| name.strip_prefix(prefix)?.parse().ok())
-            .collect()
-    };
     Wanted {
         logits: Logits::All,
-        hidden: numbers("hidden."),
+        hidden: reference.numbered("hidden."),
         final_hidden: true,
-        mlp: numbers("mlp."),
+        mlp: reference.numbered("mlp."),
     }
 }
 
 fn check<B: Backend>(folder: &Path, backend: B) -> Result<String, String> {
     let (decoder, reference) = load(folder, backend)?;
     let wanted = wanted(&reference);
-    let computed = pass(&decoder, &reference.ids, &[reference.ids.len()], &wanted).remove(0);
+    let ids = reference.ids();
+    let computed = pass(&decoder, &ids, &[ids.len()], &wanted).remove(0);
     let logits = computed.logits.as_ref().unwrap();
-    let theirs = &reference.values["logits"];
+    let theirs = reference.values("logits");
     let (nmse, greatest) = errors(&logits.values, theirs);
     if !(nmse < MAX_NMSE && greatest < MAX_DIFFERENCE) {
         return Err(format!(
@@ -185,7 +114,7 @@ fn check<B: Backend>(folder: &Path, backend: B) -> Result<String, String> {
             .map(|v| ("hidden.final".to_owned(), v)),
     );
     for (name, ours) in named {
-        let (nmse, _) = errors(&ours.values, &reference.values[&name]);
+        let (nmse, _) = errors(&ours.values, reference.values(&name));
         if !(nmse < MAX_NMSE) {
             return Err(format!("{name}: NMSE {nmse:.1e}"));
         }
@@ -202,14 +131,16 @@ fn check<B: Backend>(folder: &Path, backend: B) -> Result<String, String> {
             return Err(format!("token {row}: first is {a}, not {b}"));
         }
     }
-    if let Some(half) = reference.values.get("logits_bf16") {
-        let theirs_in_half: Vec<f32> = half.iter().map(|&x| x as f32).collect();
-        let (half, _) = errors(&theirs_in_half, theirs);
-        if !(nmse <= half) {
-            return Err(format!(
-                "NMSE {nmse:.1e} is above that of the reference's own bf16, {half:.1e}"
-            ));
-        }
+    let half: Vec<f32> = reference
+        .values("logits_bf16")
+        .iter()
+        .map(|&x| x as f32)
+        .collect();
+    let (half, _) = errors(&half, theirs);
+    if !(nmse <= half) {
+        return Err(format!(
+            "NMSE {nmse:.1e} is above that of the reference's own bf16, {half:.1e}"
+        ));
     }
     Ok(format!(
         "NMSE {nmse:.1e}, greatest difference {greatest:.1e}"
@@ -283,16 +214,9 @@ fn double_precision_agrees_with_double_precision() {
             failed.push(format!("{name} does not load"));
             continue;
         };
-        let Some(theirs) = reference.values.get("logits_f64") else {
-            continue;
-        };
-        let computed = pass(
-            &decoder,
-            &reference.ids,
-            &[reference.ids.len()],
-            &wanted(&reference),
-        )
-        .remove(0);
+        let ids = reference.ids();
+        let computed = pass(&decoder, &ids, &[ids.len()], &wanted(&reference)).remove(0);
+        let theirs = reference.values("logits_f64");
         let (nmse, _) = errors(&computed.logits.unwrap().values, theirs);
         // Rotary tables are f32 in both; logits are fetched as f32.
         if !(nmse < 1e-12) {
@@ -303,7 +227,7 @@ fn double_precision_agrees_with_double_precision() {
 }
 
 #[test]
-fn chunks_batches_and_memory_change_no_bit() {
+fn chunks_batches_threads_and_memory_change_no_bit() {
     let mut failed = Vec::new();
     for folder in cases() {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
@@ -311,7 +235,7 @@ fn chunks_batches_and_memory_change_no_bit() {
             failed.push(format!("{name} does not load"));
             continue;
         };
-        let ids = &reference.ids;
+        let ids = &reference.ids();
         let all = Wanted {
             logits: Logits::All,
             ..Wanted::default()
@@ -327,6 +251,11 @@ fn chunks_batches_and_memory_change_no_bit() {
             .into_iter()
             .flat_map(|c| c.logits.unwrap().values)
             .collect();
+        let alone = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
+        let alone = alone.install(|| pass(&decoder, ids, &[ids.len()], &all).remove(0));
         // Streamed from the file, in one batch with a shorter text.
         let (streamed, _) = load(&folder, Cpu::<f32>::with_budget(0)).unwrap();
         let (mut first, mut second) = (
@@ -349,6 +278,9 @@ fn chunks_batches_and_memory_change_no_bit() {
                 .map(|x| x.to_bits())
                 .eq(b.iter().map(|x| x.to_bits()))
         };
+        if !same(&whole, &alone.logits.unwrap().values) {
+            failed.push(format!("{name}: one thread differs"));
+        }
         if !same(&whole, &pieces) {
             failed.push(format!("{name}: chunks differ"));
         }
@@ -395,6 +327,34 @@ fn prediction_layers_that_follow_the_last_change_nothing() {
     write(Some(1)).unwrap();
     let error = write(None).unwrap_err();
     assert!(error.contains("layers"), "{error}");
+}
+
+#[test]
+fn a_tensor_that_has_no_place_is_refused_by_name() {
+    let folder = models().join("llama");
+    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let changed = tempfile::tempdir().unwrap();
+    fs::copy(
+        folder.join("config.json"),
+        changed.path().join("config.json"),
+    )
+    .unwrap();
+    let reference = "reference.safetensors";
+    fs::copy(folder.join(reference), changed.path().join(reference)).unwrap();
+    let more = |name: &str| {
+        let mut tensors: Vec<_> = file.iter().collect();
+        let norm = file.tensor("model.norm.weight").unwrap();
+        tensors.push((name, norm));
+        let out = safetensors::serialize(tensors, None).unwrap();
+        fs::write(changed.path().join("model.safetensors"), out).unwrap();
+        check(changed.path(), Cpu::<f32>::new())
+    };
+    for stranger in ["model.layers.0.self_attn.sinks", "model.gain.weight"] {
+        let error = more(stranger).unwrap_err();
+        assert!(error.contains(stranger), "{error}");
+    }
+    more("model.layers.0.self_attn.rotary_emb.inv_freq").unwrap();
 }
 
 #[test]

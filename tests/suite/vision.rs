@@ -1,6 +1,7 @@
 //! Images: prepared as Pillow and the published algorithms do it, computed as the published models do.
 
 use crate::pictures;
+use crate::support::reference::Reference;
 use modelkin::arch::Model;
 use modelkin::arch::spec::{
     ConnectorSpec, ImageSpec, ModelSpec, NormSpec, PatchPositions, ResamplerSpec, SliceSpec,
@@ -14,8 +15,6 @@ use modelkin::engine::vision::{
 };
 use modelkin::engine::{Chunk, Logits, Piece, Wanted};
 use modelkin::source::FetchOptions;
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,73 +36,19 @@ pub fn open(folder: &Path) -> Model {
         .0
 }
 
-/// What the published implementation computed: shapes and values.
-pub struct Reference(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
-
-impl Reference {
-    pub fn read(folder: &Path) -> Self {
-        let bytes = fs::read(folder.join("reference.safetensors")).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let read = |tensor: &TensorView<'_>| -> Vec<f64> {
-            let data = tensor.data();
-            match tensor.dtype() {
-                safetensors::Dtype::I64 => {
-                    let numbers = data.as_chunks::<8>().0.iter();
-                    numbers.map(|b| i64::from_le_bytes(*b) as f64).collect()
-                }
-                safetensors::Dtype::F64 => {
-                    let numbers = data.as_chunks::<8>().0.iter();
-                    numbers.map(|b| f64::from_le_bytes(*b)).collect()
-                }
-                _ => {
-                    let numbers = data.as_chunks::<4>().0.iter();
-                    numbers.map(|b| f32::from_le_bytes(*b).into()).collect()
-                }
-            }
-        };
-        let entry = |(name, tensor): (&str, TensorView<'_>)| {
-            let value = (tensor.shape().to_vec(), read(&tensor));
-            (name.to_owned(), value)
-        };
-        Self(file.iter().map(entry).collect())
+/// An image of the reference.
+pub fn pixels_of(reference: &Reference, number: usize) -> Pixels {
+    let name = format!("pixels.{number}");
+    let shape = reference.shape(&name);
+    Pixels {
+        height: shape[1],
+        width: shape[2],
+        values: reference.values(&name).iter().map(|&v| v as f32).collect(),
     }
+}
 
-    pub fn values(&self, name: &str) -> &[f64] {
-        &self.0[name].1
-    }
-
-    pub fn ids(&self) -> Vec<u32> {
-        let ids = self.values("input_ids").iter();
-        ids.map(|&id| id as u32).collect()
-    }
-
-    pub fn pixels(&self, number: usize) -> Pixels {
-        let (shape, values) = &self.0[&format!("pixels.{number}")];
-        Pixels {
-            height: shape[1],
-            width: shape[2],
-            values: values.iter().map(|&v| v as f32).collect(),
-        }
-    }
-
-    pub fn n_images(&self) -> usize {
-        let pixels = self.0.keys().filter(|name| name.starts_with("pixels."));
-        pixels.count()
-    }
-
-    /// Holds values to the reference.
-    pub fn check(&self, name: &str, ours: &[f32], most: f64) {
-        let theirs = self.values(name);
-        assert_eq!(ours.len(), theirs.len(), "{name}: number of values");
-        let (mut difference, mut power) = (0.0, 0.0);
-        for (a, b) in ours.iter().zip(theirs) {
-            difference += (f64::from(*a) - b).powi(2);
-            power += b * b;
-        }
-        let nmse = difference / power;
-        println!("{name}: NMSE {nmse:.1e}");
-        assert!(nmse < most, "{name}: NMSE {nmse:.1e}");
-    }
+fn n_images(reference: &Reference) -> usize {
+    reference.numbered::<Vec<_>>("pixels.").len()
 }
 
 /// The states of a tower on its own, held to its reference.
@@ -112,13 +57,18 @@ fn check_tower<B: Backend>(name: &str, backend: B, suffix: &str, most: f64) {
     let (model, reference) = (open(&folder), Reference::read(&folder));
     let spec = VisionSpec::read(model.config.as_ref().unwrap()).unwrap();
     let tower = Tower::load(&model, spec, &backend).unwrap();
-    for image in 0..reference.n_images() {
+    for image in 0..n_images(&reference) {
         let mut states = BTreeMap::new();
         let last = tower
-            .states(&backend, &reference.pixels(image), 0, &mut |number, x| {
-                states.insert(number, backend.download(x)?);
-                Ok(())
-            })
+            .states(
+                &backend,
+                &pixels_of(&reference, image),
+                0,
+                &mut |number, x| {
+                    states.insert(number, backend.download(x)?);
+                    Ok(())
+                },
+            )
             .unwrap();
         let last = backend.download(&last).unwrap();
         let name = match name {
@@ -126,11 +76,8 @@ fn check_tower<B: Backend>(name: &str, backend: B, suffix: &str, most: f64) {
             _ => format!("last_hidden_state{suffix}"),
         };
         reference.check(&name, &last, most);
-        for (number, values) in states {
-            let name = format!("hidden.{number}");
-            if reference.0.contains_key(&name) {
-                reference.check(&name, &values, MAX_NMSE);
-            }
+        for number in reference.numbered::<Vec<_>>("hidden.") {
+            reference.check(&format!("hidden.{number}"), &states[&number], MAX_NMSE);
         }
     }
 }
@@ -192,8 +139,8 @@ pub const MARKS: Marks = Marks::Bounded { start: 91, end: 92 };
 fn check_minicpm<B: Backend>(model: &VisionLanguage<B>, reference: &Reference) {
     let backend = model.decoder().backend();
     let ids = reference.ids();
-    for image in 0..reference.n_images() {
-        let pixels = [reference.pixels(image)];
+    for image in 0..n_images(reference) {
+        let pixels = [pixels_of(reference, image)];
         let tower = model.tower().forward(backend, &pixels).unwrap();
         let name = format!("tower.{image}");
         reference.check(&name, &backend.download(&tower[0]).unwrap(), MAX_NMSE);
@@ -244,7 +191,7 @@ fn a_batch_is_filled_up_and_sees_its_filling_as_published() {
     let mut model = open(&folder);
     let reference = Reference::read(&case("minicpm-llama3-v-batch"));
     let alone = Reference::read(&folder);
-    let images: Vec<Pixels> = (0..3).map(|image| reference.pixels(image)).collect();
+    let images: Vec<Pixels> = (0..3).map(|image| pixels_of(&reference, image)).collect();
     for padded in [true, false] {
         model.config.as_mut().unwrap()["batch_vision_input"] = json!(padded);
         let spec = VisionLanguageSpec::read(model.config.as_ref().unwrap()).unwrap();
@@ -265,8 +212,10 @@ fn a_tower_that_sees_the_true_grid_is_another() {
     spec.vision.positions = PatchPositions::Buckets;
     let backend = Cpu::<f32>::new();
     let tower = Tower::load(&model, spec.vision, &backend).unwrap();
-    for image in 0..reference.n_images() {
-        let seen = tower.forward(&backend, &[reference.pixels(image)]).unwrap();
+    for image in 0..n_images(&reference) {
+        let seen = tower
+            .forward(&backend, &[pixels_of(&reference, image)])
+            .unwrap();
         let seen = backend.download(&seen[0]).unwrap();
         reference.check(&format!("tower.{image}.grid"), &seen, MAX_NMSE);
     }
@@ -277,7 +226,7 @@ fn check_llava<B: Backend>(backend: B, suffix: &str, most: f64) {
     let reference = Reference::read(&folder);
     let model = load(&folder, backend).unwrap();
     let backend = model.decoder().backend();
-    let rows = model.rows(&[reference.pixels(0)]).unwrap();
+    let rows = model.rows(&[pixels_of(&reference, 0)]).unwrap();
     reference.check(
         "image_features",
         &backend.download(&rows[0]).unwrap(),
@@ -340,9 +289,9 @@ fn the_tower_and_resampler_of_minicpm_v_2_resize_their_positions() {
     let spec = minicpm_v2(&model);
     let model = VisionLanguage::load(&model, spec, Cpu::<f32>::new(), &mut |_| {}).unwrap();
     let backend = model.decoder().backend();
-    assert_eq!(reference.n_images(), 5);
-    for image in 0..reference.n_images() {
-        let pixels = [reference.pixels(image)];
+    assert_eq!(n_images(&reference), 5);
+    for image in 0..n_images(&reference) {
+        let pixels = [pixels_of(&reference, image)];
         let tower = model.tower().forward(backend, &pixels).unwrap();
         let tower = backend.download(&tower[0]).unwrap();
         reference.check(&format!("tower.{image}"), &tower, MAX_NMSE);
@@ -355,13 +304,13 @@ fn the_tower_and_resampler_of_minicpm_v_2_resize_their_positions() {
 fn pictures_become_the_pixels_of_the_references() {
     for name in ["siglip", "idefics2", "llava", "minicpm-llama3-v"] {
         let reference = Reference::read(&case(name));
-        for image in 0..reference.n_images() {
+        for image in 0..n_images(&reference) {
             let file = format!("image-{image}.png");
             let bytes = fs::read(case(name).join(&file)).unwrap();
             let picture = Picture::decode(&file, &bytes).unwrap();
             assert_eq!(
                 picture.pixels(&Normalisation::SIGLIP),
-                reference.pixels(image)
+                pixels_of(&reference, image)
             );
         }
     }

@@ -1,6 +1,7 @@
 //! What a vision-language checkpoint holds and what its config promises must be one, and names do not matter.
 
-use super::vision::{MARKS, Reference, case, load, logits};
+use super::vision::{MARKS, case, load, logits, pixels_of};
+use crate::support::reference::Reference;
 use crate::support::shared;
 use modelkin::arch::spec::{ConnectorSpec, ImageSpec, SliceSpec, VisionLanguageSpec};
 use modelkin::engine::cpu::Cpu;
@@ -63,7 +64,7 @@ fn the_renamed_copy_computes_the_same_bits() {
     let reference = Reference::read(&case("minicpm-llama3-v"));
     let ids = reference.ids();
     let of = |model: &VisionLanguage<Cpu<f32>>| {
-        let rows = model.rows(&[reference.pixels(0)]).unwrap();
+        let rows = model.rows(&[pixels_of(&reference, 0)]).unwrap();
         let pieces = MARKS.pieces(model.decoder().backend(), &ids, &rows);
         logits(model, pieces.unwrap(), ids.len())
     };

@@ -34,7 +34,7 @@ fn bloom(config: &mut Config) -> Result<ModelSpec, SpecError> {
     let shape = Shape {
         vocab_size: config.size("vocab_size")?,
         hidden_size,
-        n_layers: config.size_of(&["n_layer", "num_hidden_layers"])?,
+        n_layers: config.n_layers(&["n_layer", "num_hidden_layers"])?,
         n_heads,
         n_kv_heads: n_heads,
         head_dim: hidden_size / n_heads,

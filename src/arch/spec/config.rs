@@ -5,6 +5,9 @@ use super::harmless::HARMLESS;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
+/// More layers than any published model has.
+const MAX_LAYERS: usize = 1024;
+
 /// A config that is being read. Keys that are read, or named harmless, are known; [`Config::finish`]
 /// refuses the rest.
 #[derive(Debug)]
@@ -134,6 +137,21 @@ impl<'a> Config<'a> {
             Some(size) => Ok(size),
             None => Err(self.missing(&names.join(" or "))),
         }
+    }
+
+    /// The number of layers, under the first of several names that is there. Every layer of a spec is a
+    /// value, so that what a config states is bounded before it costs memory.
+    ///
+    /// # Errors
+    /// As [`Self::size_of`], and when there are more than any published model has.
+    pub fn n_layers(&mut self, names: &[&str]) -> Result<usize, SpecError> {
+        let n_layers = self.size_of(names)?;
+        if n_layers > MAX_LAYERS {
+            let stated = names.iter().find(|name| self.has(name));
+            let key = stated.copied().unwrap_or_default();
+            return Err(self.wrong(key, format!("at most {MAX_LAYERS} layers")));
+        }
+        Ok(n_layers)
     }
 
     /// As [`Self::size_of`] where one of the keys is there.

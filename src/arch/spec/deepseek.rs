@@ -37,7 +37,7 @@ fn shape(config: &mut Config, max_positions: usize) -> Result<Shape, SpecError> 
     Ok(Shape {
         vocab_size: config.size("vocab_size")?,
         hidden_size: config.size("hidden_size")?,
-        n_layers: config.size("num_hidden_layers")?,
+        n_layers: config.n_layers(&["num_hidden_layers"])?,
         n_heads,
         n_kv_heads: n_heads,
         // Latent attention has sizes of its own.

@@ -66,7 +66,7 @@ fn model(config: &mut Config, new: bool) -> Result<ModelSpec, SpecError> {
     let shape = Shape {
         vocab_size: config.size("vocab_size")?,
         hidden_size,
-        n_layers: config.size_of(&["num_hidden_layers", "n_layer"])?,
+        n_layers: config.n_layers(&["num_hidden_layers", "n_layer"])?,
         n_heads,
         n_kv_heads,
         head_dim: hidden_size / n_heads,

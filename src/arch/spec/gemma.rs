@@ -205,7 +205,7 @@ fn gemma3_shape(config: &mut Config) -> Result<Shape, SpecError> {
     Ok(Shape {
         vocab_size: config.size_or("vocab_size", 262_208)?,
         hidden_size: config.size("hidden_size")?,
-        n_layers: config.size("num_hidden_layers")?,
+        n_layers: config.n_layers(&["num_hidden_layers"])?,
         n_heads,
         n_kv_heads,
         head_dim: config.size_or("head_dim", 256)?,

@@ -41,7 +41,7 @@ fn shape(config: &mut Config, max_positions: usize) -> Result<Shape, SpecError> 
     Ok(Shape {
         vocab_size: config.size("vocab_size")?,
         hidden_size,
-        n_layers: config.size_of(&["n_layer", "num_hidden_layers"])?,
+        n_layers: config.n_layers(&["n_layer", "num_hidden_layers"])?,
         n_heads,
         n_kv_heads: n_heads,
         head_dim: hidden_size / n_heads,

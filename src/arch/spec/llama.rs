@@ -83,7 +83,7 @@ impl Shape {
         Ok(Self {
             vocab_size: config.size("vocab_size")?,
             hidden_size,
-            n_layers: config.size("num_hidden_layers")?,
+            n_layers: config.n_layers(&["num_hidden_layers"])?,
             n_heads,
             n_kv_heads,
             head_dim,

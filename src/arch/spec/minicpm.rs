@@ -84,7 +84,7 @@ fn minicpm3(config: &mut Config) -> Result<ModelSpec, SpecError> {
     let shape = Shape {
         vocab_size: config.size("vocab_size")?,
         hidden_size: config.size("hidden_size")?,
-        n_layers: config.size("num_hidden_layers")?,
+        n_layers: config.n_layers(&["num_hidden_layers"])?,
         n_heads,
         n_kv_heads: n_heads,
         head_dim: 0,

@@ -26,7 +26,7 @@ fn opt(config: &mut Config) -> Result<ModelSpec, SpecError> {
     let shape = Shape {
         vocab_size: config.size("vocab_size")?,
         hidden_size,
-        n_layers: config.size("num_hidden_layers")?,
+        n_layers: config.n_layers(&["num_hidden_layers"])?,
         n_heads,
         n_kv_heads: n_heads,
         head_dim: hidden_size / n_heads,

@@ -8,9 +8,6 @@ use super::{
 };
 use serde_json::Value;
 
-/// More layers than any published tower has; each costs memory before a weight is looked for.
-const MAX_LAYERS: usize = 1024;
-
 /// A transformer over image patches, described completely.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionSpec {
@@ -129,10 +126,7 @@ impl VisionSpec {
         if image_size < patch_size {
             return Err(config.wrong("image_size", format!("at least a patch of {patch_size}")));
         }
-        let n_layers = config.size("num_hidden_layers")?;
-        if n_layers > MAX_LAYERS {
-            return Err(config.wrong("num_hidden_layers", format!("at most {MAX_LAYERS}")));
-        }
+        let n_layers = config.n_layers(&["num_hidden_layers"])?;
         let norm = NormSpec::layer(config.number_or("layer_norm_eps", epsilon)? as f32);
         let activation = activation(config, "hidden_act", default_act)?;
         let layer = layer(

@@ -75,15 +75,7 @@ impl Format for PyTorch {
     }
 
     fn open(&self, files: &[CheckpointFile]) -> Result<Checkpoint, CheckpointError> {
-        let mut checkpoint = Checkpoint {
-            format: self.id(),
-            ..Checkpoint::default()
-        };
-        for file in shards::select(&NAMING, files, &mut checkpoint)? {
-            read_file(file, &mut checkpoint)?;
-        }
-        shards::check_against_index(&checkpoint)?;
-        Ok(checkpoint)
+        shards::open(self.id(), &NAMING, files, read_file)
     }
 }
 

@@ -5,6 +5,11 @@ use std::fs;
 /// Share of the available memory that weights may take; the rest is for activations, caches and others.
 const SHARE_FOR_WEIGHTS: f64 = 0.8;
 
+/// Bytes that are available; as many as can be addressed where nothing says how many.
+pub(super) fn available_or_all() -> u64 {
+    available().unwrap_or(isize::MAX as u64)
+}
+
 /// Bytes of weights that may be kept in memory: most of what is available, or all where nothing says
 /// how much that is.
 pub(super) fn for_weights() -> u64 {

@@ -241,6 +241,15 @@ impl<T: Real> Backend for Cpu<T> {
         head_dim: usize,
         value_dim: usize,
     ) -> Result<Cache<T>, EngineError> {
+        let n_values = n_kv_heads
+            .checked_mul(head_dim + value_dim)
+            .and_then(|width| width.checked_mul(capacity));
+        let n_bytes = n_values.and_then(|n| n.checked_mul(size_of::<T>()));
+        if n_bytes.is_none_or(|n| n as u64 > memory::available_or_all()) {
+            return Err(EngineError::Request(format!(
+                "a text of {capacity} tokens: there is no memory for its keys and values"
+            )));
+        }
         Ok(Cache {
             capacity,
             n_kv_heads,

@@ -216,17 +216,12 @@ pub(super) fn packed_times<T: Real>(x: &Packed<T>, w: &Packed<T>, out: &mut [T])
 mod tests {
     use super::*;
     use half::bf16;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     fn numbers(n: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        (0..n)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        (0..n).map(|_| random.random_range(-1.0..1.0)).collect()
     }
 
     fn both<E: Element>(x: &[f32], w: &[E], width: usize) -> [Vec<f32>; 2] {

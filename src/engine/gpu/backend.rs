@@ -384,8 +384,8 @@ impl<R: Runtime> Backend for Gpu<R> {
     ) -> Result<Cache, EngineError> {
         let (key_width, value_width) = (n_kv_heads * head_dim, n_kv_heads * value_dim);
         Ok(Cache {
-            keys: self.device.empty(capacity * key_width)?,
-            values: self.device.empty(capacity * value_width)?,
+            keys: self.device.empty(capacity.saturating_mul(key_width))?,
+            values: self.device.empty(capacity.saturating_mul(value_width))?,
             capacity,
             key_width,
             value_width,

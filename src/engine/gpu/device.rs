@@ -243,12 +243,14 @@ impl<R: Runtime> Device<R> {
     }
 
     /// The words as a kernel's array.
+    #[expect(unsafe_code)]
     pub(super) fn arg(&self, words: &Words) -> ArrayArg<R> {
         // SAFETY: the handle was made in this file for at least `n_words` words.
         unsafe { ArrayArg::from_raw_parts((*words.handle).clone(), words.n_words) }
     }
 
     /// The words as a kernel's array of vectors of four; the last may reach into the padding.
+    #[expect(unsafe_code)]
     pub(super) fn arg4(&self, words: &Words) -> ArrayArg<R> {
         // The runtime counts scalars here, and divides.
         let n_words = words.n_words.next_multiple_of(4);
@@ -257,6 +259,7 @@ impl<R: Runtime> Device<R> {
     }
 
     /// The words as a kernel's array of elements of 16 bits, or of vectors of them that fill it exactly.
+    #[expect(unsafe_code)]
     pub(super) fn arg_of_halves(&self, words: &Words) -> ArrayArg<R> {
         // SAFETY: a word is two of them.
         unsafe { ArrayArg::from_raw_parts((*words.handle).clone(), words.n_words * 2) }
@@ -288,6 +291,7 @@ macro_rules! launch {
 pub(super) use launch;
 
 /// Whether the NVIDIA driver and its runtime compiler can be loaded.
+#[expect(unsafe_code)]
 pub(super) fn cuda_libraries() -> (bool, bool) {
     // SAFETY: both functions load and unload a library by its name, nothing more.
     unsafe {

@@ -14,6 +14,7 @@ mod gguf;
 mod gguf_pre;
 mod guard;
 mod json;
+pub(crate) mod protobuf;
 mod settings;
 mod spm;
 mod spm_file;
