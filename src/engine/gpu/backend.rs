@@ -3,9 +3,8 @@
 use super::device::{Device, Limits, Words};
 use super::kernels::attention::{self, Span, Split};
 use super::kernels::elementwise::{self, Function};
-use super::kernels::linear::{self, padded, version_for};
+use super::kernels::linear::version_for;
 use super::kernels::norm::{self, Norm};
-use super::kernels::number::Stored;
 use super::kernels::rope::{self, Turn};
 use super::kernels::rows;
 use super::kernels::tensor_core;
@@ -76,8 +75,18 @@ impl<R: Runtime> Gpu<R> {
     }
 
     /// Chooses how products of matrices are computed.
-    pub fn set_precision(&mut self, precision: Precision) {
+    ///
+    /// # Errors
+    /// When the device has no tensor cores that the kernels can use.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<(), EngineError> {
+        let can = precision == Precision::F32 || tensor_core::is_supported(&self.device);
+        self.demand(can, || {
+            "it has no tensor cores for bf16 that the kernels can use (NVIDIA from compute capability 8.0 on \
+             has them)"
+                .to_owned()
+        })?;
         self.precision = precision;
+        Ok(())
     }
 
     /// Chooses whether kernels check every index; they do unless told otherwise.
@@ -130,81 +139,8 @@ impl<R: Runtime> Gpu<R> {
         }
     }
 
-    fn empty(&self, n_rows: usize, n_cols: usize) -> Result<Buffer, EngineError> {
+    pub(super) fn empty(&self, n_rows: usize, n_cols: usize) -> Result<Buffer, EngineError> {
         Ok(self.buffer(self.device.empty(n_rows * n_cols)?, n_rows, n_cols))
-    }
-
-    fn demand_product(
-        &self,
-        x: &Buffer,
-        weight: &GpuWeight,
-        bias: Option<&Buffer>,
-    ) -> Result<(), EngineError> {
-        self.demand(x.n_cols == weight.n_in(), || {
-            format!(
-                "a weight of {} columns takes no rows of {}",
-                weight.n_in(),
-                x.n_cols
-            )
-        })?;
-        self.demand(bias.is_none_or(|b| b.words.len() == weight.n_out()), || {
-            format!("a bias for {} outputs has another length", weight.n_out())
-        })
-    }
-
-    /// x Wᵀ + bias by a version of the kernel of the caller's choice.
-    pub(super) fn linear_by(
-        &self,
-        x: &Buffer,
-        weight: &GpuWeight,
-        bias: Option<&Buffer>,
-        version: linear::Version,
-    ) -> Result<Buffer, EngineError> {
-        self.demand_product(x, weight, bias)?;
-        let out = self.empty(x.n_rows, weight.n_out())?;
-        if x.n_rows == 0 {
-            return Ok(out);
-        }
-        let padded_x = linear::pad(&self.device, &x.words, x.n_rows, x.n_cols)?;
-        for part in weight.parts() {
-            linear::linear(
-                &self.device,
-                &padded_x,
-                part,
-                bias.map(|b| &b.words),
-                &out.words,
-                (x.n_rows, padded(x.n_cols), weight.n_out()),
-                version,
-            )?;
-        }
-        Ok(out)
-    }
-
-    /// Whether [`Precision::Bf16`] does something for this weight.
-    pub fn has_tensor_cores(&self, weight: &GpuWeight) -> bool {
-        weight.stored() == Stored::Bf16 && tensor_core::is_supported(&self.device)
-    }
-
-    /// x Wᵀ + bias on tensor cores, x rounded to bf16.
-    fn linear_on_tensor_cores(
-        &self,
-        x: &Buffer,
-        weight: &GpuWeight,
-        bias: Option<&Buffer>,
-    ) -> Result<Buffer, EngineError> {
-        self.demand_product(x, weight, bias)?;
-        let out = self.empty(x.n_rows, weight.n_out())?;
-        if x.n_rows == 0 {
-            return Ok(out);
-        }
-        let padded_x = linear::pad(&self.device, &x.words, x.n_rows, x.n_cols)?;
-        let rounded = tensor_core::round(&self.device, &padded_x)?;
-        let sizes = (x.n_rows, padded(x.n_cols), weight.n_out());
-        for part in weight.parts() {
-            let bias = bias.map(|b| &b.words);
-            tensor_core::linear(&self.device, &rounded, part, bias, &out.words, sizes)?;
-        }
-        Ok(out)
     }
 
     /// Attention with the work divided as the caller chooses.
@@ -257,7 +193,10 @@ impl<R: Runtime> Backend for Gpu<R> {
     type Cache = Cache;
 
     fn describe(&self) -> String {
-        self.device.name().to_owned()
+        match self.precision {
+            Precision::F32 => self.device.name().to_owned(),
+            Precision::Bf16 => format!("{}, activations in bf16", self.device.name()),
+        }
     }
 
     fn shape(&self, x: &Buffer) -> (usize, usize) {
@@ -300,7 +239,7 @@ impl<R: Runtime> Backend for Gpu<R> {
         bias: Option<&Buffer>,
     ) -> Result<Buffer, EngineError> {
         if self.precision == Precision::Bf16 && self.has_tensor_cores(weight) {
-            return self.linear_on_tensor_cores(x, weight, bias);
+            return self.linear_of_rounded(&self.round(x)?, weight, bias);
         }
         self.linear_by(x, weight, bias, version_for(x.n_rows))
     }

@@ -9,6 +9,7 @@ mod device;
 mod evidence;
 mod kernels;
 mod open;
+mod product;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -16,4 +17,5 @@ mod weight;
 pub use backend::{Buffer, Cache, Gpu, Precision};
 pub use device::Limits;
 pub use open::{GpuBackend, devices, open};
+pub use product::Rounded;
 pub use weight::GpuWeight;

@@ -3,7 +3,7 @@
 //! The runtimes panic where a driver, a compiler or a header is missing, and stay unusable after that.
 //! So everything they need is looked for first, and what a first kernel returns is looked at.
 
-use super::backend::Gpu;
+use super::backend::{Gpu, Precision};
 use super::device::cuda_libraries;
 use crate::engine::EngineError;
 use crate::engine::backend::Backend;
@@ -46,7 +46,8 @@ fn error(device: &str, message: impl Into<String>) -> EngineError {
     }
 }
 
-/// Opens a device: `auto`, `cuda`, `cuda:1`, `vulkan`, `vulkan:1`, `metal`, `metal:1`.
+/// Opens a device: `auto`, `cuda`, `cuda:1`, `vulkan`, `vulkan:1`, `metal`, `metal:1`; or `cuda-bf16`, the same
+/// card with [`Precision::Bf16`].
 ///
 /// `auto` is the first CUDA device, else the first graphics card; never a software renderer, which is
 /// slower than the CPU kernels. `vulkan` without a number takes a software renderer if there is no card.
@@ -68,6 +69,11 @@ pub fn open(name: &str) -> Result<GpuBackend, EngineError> {
     };
     match kind {
         "cuda" => cuda(number).map(GpuBackend::Cuda),
+        "cuda-bf16" => {
+            let mut gpu = cuda(number)?;
+            gpu.set_precision(Precision::Bf16)?;
+            Ok(GpuBackend::Cuda(gpu))
+        }
         "vulkan" | "metal" => {
             let here = api_name();
             if kind == here {
@@ -94,7 +100,7 @@ pub fn open(name: &str) -> Result<GpuBackend, EngineError> {
         },
         _ => Err(error(
             name,
-            "devices are auto, cpu, cuda, vulkan and metal, with :1 for the second of its kind",
+            "devices are auto, cpu, cuda, cuda-bf16, vulkan and metal, with :1 for the second of its kind",
         )),
     }
 }

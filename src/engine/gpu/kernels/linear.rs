@@ -3,8 +3,8 @@
 //! Versions:
 //! 1. `plain`: a unit per output, W read element by element. What the others are compared with, on the
 //!    device itself.
-//! 2. `tiled`: for many rows. A workgroup computes a square of outputs from tiles in shared memory, a unit
-//!    a square of those in registers.
+//! 2. `tiled` (a file of its own): for many rows. A workgroup computes a square of outputs from tiles in shared memory, a unit
+//!    a square of those in registers; the next tiles are on their way meanwhile.
 //! 3. `vector`: for few rows. 32 lanes per row of W, each loading 16 bytes at a time; bound by the memory
 //!    that W occupies.
 //!
@@ -15,19 +15,16 @@
 
 use super::super::device::{Device, Four, UNITS, Words, launch};
 use super::number::{Stored, decode_half, decode_in_word};
+use super::tiled;
 use crate::engine::EngineError;
 use cubecl::prelude::*;
 
 /// Columns that a lane takes at a time: 32 bytes of bf16, one sector of a memory transaction.
 pub(in super::super) const CHUNK: usize = 16;
 /// Partial sums of an output.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 /// Rows of W that a workgroup of the vector kernel reads at a time.
 const GROUPS: usize = UNITS as usize / LANES;
-/// Vectors of four between the starts of rows of a shared tile: one more than a chunk has, so that rows
-/// that are read together lie in different banks.
-const TILE_STRIDE: usize = CHUNK / 4 + 1;
-
 /// Some rows of a weight and where their outputs go.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Part<'a> {
@@ -58,31 +55,46 @@ pub(in super::super) fn padded(n_cols: usize) -> usize {
     n_cols.div_ceil(CHUNK) * CHUNK
 }
 
-/// Eight consecutive elements from number `8 · eighth` on, as two vectors of four.
+/// Eight consecutive elements from number `8 · eighth` on, as they are stored: two vectors of f32, or one of
+/// halves.
 #[cube]
-fn load_eight(
+pub(super) fn load_words(
     source: &Array<Vector<u32, Four>>,
+    words: &mut Array<Vector<u32, Four>>,
     eighth: usize,
+    #[comptime] stored: Stored,
+) {
+    if comptime!(stored == Stored::F32) {
+        words[0] = source[2usize * eighth];
+        words[1] = source[2usize * eighth + 1usize];
+    } else {
+        words[0] = source[eighth];
+    }
+}
+
+/// What [`load_words`] brought, as two vectors of four.
+#[cube]
+pub(super) fn decode_eight(
+    words: &Array<Vector<u32, Four>>,
     #[comptime] stored: Stored,
 ) -> (Vector<f32, Four>, Vector<f32, Four>) {
     let mut low = Vector::<f32, Four>::empty();
     let mut high = Vector::<f32, Four>::empty();
+    let a = words[0];
     if comptime!(stored == Stored::F32) {
-        let a = source[2usize * eighth];
-        let b = source[2usize * eighth + 1usize];
+        let b = words[1];
         #[unroll]
         for k in 0..4 {
             low[k] = f32::reinterpret(a[k]);
             high[k] = f32::reinterpret(b[k]);
         }
     } else {
-        let words = source[eighth];
         #[unroll]
         for k in 0..2usize {
-            low[2 * k] = decode_half(words[k] & 0xffffu32, stored);
-            low[2 * k + 1] = decode_half(words[k] >> 16u32, stored);
-            high[2 * k] = decode_half(words[2 + k] & 0xffffu32, stored);
-            high[2 * k + 1] = decode_half(words[2 + k] >> 16u32, stored);
+            low[2 * k] = decode_half(a[k] & 0xffffu32, stored);
+            low[2 * k + 1] = decode_half(a[k] >> 16u32, stored);
+            high[2 * k] = decode_half(a[2 + k] & 0xffffu32, stored);
+            high[2 * k + 1] = decode_half(a[2 + k] >> 16u32, stored);
         }
     }
     (low, high)
@@ -135,143 +147,6 @@ fn plain_kernel(
     }
 }
 
-/// Brings a chunk of columns of `16 · tile` rows into shared memory, zeros where there are no rows.
-#[cube]
-fn stage(
-    source: &Array<Vector<u32, Four>>,
-    shared: &mut SharedMemory<Vector<f32, Four>>,
-    first_row: usize,
-    n_rows: usize,
-    n_cols: usize,
-    start: usize,
-    #[comptime] stored: Stored,
-    #[comptime] tile: usize,
-) {
-    let unit = UNIT_POS as usize;
-    if unit < comptime!(32 * tile) {
-        let row = unit / 2usize;
-        let eighth = unit % 2usize;
-        let at = row * TILE_STRIDE + 2usize * eighth;
-        if first_row + row < n_rows {
-            let (low, high) = load_eight(
-                source,
-                ((first_row + row) * n_cols + start) / 8usize + eighth,
-                stored,
-            );
-            shared[at] = low;
-            shared[at + 1usize] = high;
-        } else {
-            shared[at] = Vector::<f32, Four>::new(0.0f32);
-            shared[at + 1usize] = Vector::<f32, Four>::new(0.0f32);
-        }
-    }
-}
-
-/// A workgroup of 16 × 16 units computes `16 · tile` rows and as many columns; unit (a, b) the rows
-/// a, a + 16, … and the columns b, b + 16, ….
-#[cube(launch, launch_unchecked)]
-fn tiled_kernel(
-    x: &Array<Vector<u32, Four>>,
-    w: &Array<Vector<u32, Four>>,
-    bias: &Array<f32>,
-    out: &mut Array<f32>,
-    n_cols: usize,
-    n_out: usize,
-    first: usize,
-    part_rows: usize,
-    n_rows: usize,
-    #[comptime] stored: Stored,
-    #[comptime] has_bias: bool,
-    #[comptime] tile: usize,
-) {
-    let side = comptime!(16 * tile);
-    let mut x_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(16 * tile * TILE_STRIDE));
-    let mut w_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(16 * tile * TILE_STRIDE));
-    let first_column = CUBE_POS_X as usize * side;
-    let first_row = CUBE_POS_Y as usize * side;
-    let a = UNIT_POS as usize / 16usize;
-    let b = UNIT_POS as usize % 16usize;
-
-    let mut total = Array::<f32>::new(comptime!(tile * tile));
-    let mut partial = Array::<f32>::new(comptime!(tile * tile));
-    #[unroll]
-    for i in 0..comptime!(tile * tile) {
-        total[i] = 0.0f32;
-    }
-    for lane in 0..LANES {
-        #[unroll]
-        for i in 0..comptime!(tile * tile) {
-            partial[i] = 0.0f32;
-        }
-        let mut start = lane * CHUNK;
-        while start < n_cols {
-            stage(
-                x,
-                &mut x_tile,
-                first_row,
-                n_rows,
-                n_cols,
-                start,
-                Stored::F32,
-                tile,
-            );
-            stage(
-                w,
-                &mut w_tile,
-                first_column,
-                part_rows,
-                n_cols,
-                start,
-                stored,
-                tile,
-            );
-            sync_cube();
-            for quarter in 0..comptime!(CHUNK / 4) {
-                let mut ws = Array::<Vector<f32, Four>>::new(tile);
-                #[unroll]
-                for j in 0..tile {
-                    ws[j] = w_tile[(b + comptime!(16 * j)) * TILE_STRIDE + quarter];
-                }
-                #[unroll]
-                for i in 0..tile {
-                    let xs = x_tile[(a + comptime!(16 * i)) * TILE_STRIDE + quarter];
-                    #[unroll]
-                    for j in 0..tile {
-                        let wj = ws[j];
-                        let mut sum = partial[comptime!(i * tile + j)];
-                        #[unroll]
-                        for k in 0..4 {
-                            sum = fma(wj[k], xs[k], sum);
-                        }
-                        partial[comptime!(i * tile + j)] = sum;
-                    }
-                }
-            }
-            sync_cube();
-            start += LANES * CHUNK;
-        }
-        #[unroll]
-        for i in 0..comptime!(tile * tile) {
-            total[i] += partial[i];
-        }
-    }
-    #[unroll]
-    for i in 0..tile {
-        let row = first_row + a + comptime!(16 * i);
-        #[unroll]
-        for j in 0..tile {
-            let column = first_column + b + comptime!(16 * j);
-            if row < n_rows && column < part_rows {
-                let mut y = total[comptime!(i * tile + j)];
-                if comptime!(has_bias) {
-                    y += bias[first + column];
-                }
-                out[row * n_out + first + column] = y;
-            }
-        }
-    }
-}
-
 /// A workgroup computes [`GROUPS`] columns of up to `rows` rows; W is read once for all of these.
 #[cube(launch, launch_unchecked)]
 fn vector_kernel(
@@ -305,7 +180,14 @@ fn vector_kernel(
         while start < n_cols {
             #[unroll]
             for eighth in 0..comptime!(CHUNK / 8) {
-                let (low, high) = load_eight(w, (j * n_cols + start) / 8usize + eighth, stored);
+                let mut words = Array::<Vector<u32, Four>>::new(2usize);
+                load_words(
+                    w,
+                    &mut words,
+                    (j * n_cols + start) / 8usize + eighth,
+                    stored,
+                );
+                let (low, high) = decode_eight(&words, stored);
                 #[unroll]
                 for r in 0..rows {
                     // A row that does not exist repeats the last, and is not written.
@@ -428,32 +310,7 @@ pub(in super::super) fn linear<R: Runtime>(
             );
         }
         Version::Tiled => {
-            // 128 × 128 where shared memory and work allow, else 64 × 64.
-            let large = device.limits().shared_bytes >= 32 << 10 && n_rows.min(part.n_rows) > 512;
-            let tile = if large { 8 } else { 4 };
-            let grid = device.grid_3d(
-                part.n_rows.div_ceil(16 * tile),
-                n_rows.div_ceil(16 * tile),
-                1,
-            )?;
-            launch!(
-                device,
-                tiled_kernel,
-                grid,
-                UNITS,
-                device.arg4(x),
-                device.arg4(part.words),
-                b,
-                device.arg(out),
-                n_cols,
-                n_out,
-                part.first,
-                part.n_rows,
-                n_rows,
-                part.stored,
-                has_bias,
-                tile,
-            );
+            tiled::linear(device, x, part, bias, out, (n_rows, n_cols, n_out))?;
         }
         Version::Vector => {
             let rows = n_rows.next_power_of_two().min(4);

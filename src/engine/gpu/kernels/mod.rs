@@ -9,5 +9,7 @@ pub(super) mod norm;
 pub(super) mod number;
 pub(super) mod reduce;
 pub(super) mod rope;
+pub(super) mod round;
 pub(super) mod rows;
 pub(super) mod tensor_core;
+mod tiled;

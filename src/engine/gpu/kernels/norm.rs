@@ -1,7 +1,8 @@
 //! RMSNorm and LayerNorm of groups of columns.
 //!
-//! Versions: 1. a unit per group. 2. (here) a workgroup per group: units sum every 256th value, then a
-//! tree in shared memory; the values are read again for the second pass, from cache. The order of the sum
+//! Versions: 1. a unit per group. 2. a workgroup per group: units sum every 256th value, then a tree in shared
+//! memory; the values are read again for the second pass, from cache. 3. (here) the same by vectors of four,
+//! where the width is whole vectors. The order of the sum
 //! depends on the width alone. No plane operations: software Vulkan has none.
 
 use super::super::device::{Device, UNITS, Words, launch};
@@ -23,11 +24,11 @@ pub(in super::super) struct Norm {
 }
 
 #[cube(launch, launch_unchecked)]
-fn norm_kernel(
-    x: &Array<f32>,
-    gain: &Array<f32>,
-    bias: &Array<f32>,
-    out: &mut Array<f32>,
+fn norm_kernel<N: Size>(
+    x: &Array<Vector<f32, N>>,
+    gain: &Array<Vector<f32, N>>,
+    bias: &Array<Vector<f32, N>>,
+    out: &mut Array<Vector<f32, N>>,
     width: usize,
     n_groups: usize,
     epsilon: f32,
@@ -42,14 +43,18 @@ fn norm_kernel(
     if group < n_groups {
         let start = group * width;
         let unit = UNIT_POS as usize;
-        let count = f32::cast_from(width as u32);
+        let count = f32::cast_from((width * N::value()) as u32);
 
         let mut mean = 0.0f32;
         if comptime!(centred) {
             let mut sum = 0.0f32;
             let mut i = unit;
             while i < width {
-                sum += x[start + i];
+                let v = x[start + i];
+                #[unroll]
+                for k in 0..N::value() {
+                    sum += v[k];
+                }
                 i += UNITS as usize;
             }
             mean = sum_of_units(&mut shared, sum, UNITS as usize) / count;
@@ -58,8 +63,12 @@ fn norm_kernel(
         let mut squares = 0.0f32;
         let mut i = unit;
         while i < width {
-            let d = x[start + i] - mean;
-            squares = fma(d, d, squares);
+            let v = x[start + i];
+            #[unroll]
+            for k in 0..N::value() {
+                let d = v[k] - mean;
+                squares = fma(d, d, squares);
+            }
             i += UNITS as usize;
         }
         let variance = sum_of_units(&mut shared, squares, UNITS as usize) / count;
@@ -67,17 +76,29 @@ fn norm_kernel(
 
         let mut i = unit;
         while i < width {
-            let mut y = (x[start + i] - mean) * factor;
+            let v = x[start + i];
+            let mut y = Vector::<f32, N>::empty();
+            #[unroll]
+            for k in 0..N::value() {
+                y[k] = (v[k] - mean) * factor;
+            }
             if comptime!(has_gain) {
                 let g = gain[(start + i) % gain.len()];
-                if comptime!(plus_one) {
-                    y *= 1.0f32 + g;
-                } else {
-                    y *= g;
+                #[unroll]
+                for k in 0..N::value() {
+                    if comptime!(plus_one) {
+                        y[k] *= 1.0f32 + g[k];
+                    } else {
+                        y[k] *= g[k];
+                    }
                 }
             }
             if comptime!(has_bias) {
-                y += bias[(start + i) % bias.len()];
+                let b = bias[(start + i) % bias.len()];
+                #[unroll]
+                for k in 0..N::value() {
+                    y[k] += b[k];
+                }
             }
             out[start + i] = y;
             i += UNITS as usize;
@@ -85,7 +106,7 @@ fn norm_kernel(
     }
 }
 
-/// Norms of all groups of `width` values. Gain and bias repeat along the columns: their length is
+/// Norms of all groups of `width` values; x is whole groups. Gain and bias repeat along the columns: their length is
 /// `width` or the number of columns.
 pub(in super::super) fn norm<R: Runtime>(
     device: &Device<R>,
@@ -97,16 +118,19 @@ pub(in super::super) fn norm<R: Runtime>(
     let out = device.empty(x.len())?;
     let n_groups = x.len() / norm.width;
     let grid = device.grid(n_groups)?;
+    // Gain and bias are whole groups too, so that they are whole vectors where a group is.
+    let lanes = if norm.width.is_multiple_of(4) { 4 } else { 1 };
     launch!(
         device,
         norm_kernel,
         grid,
         UNITS,
+        lanes,
         device.arg(x),
         device.arg(gain.unwrap_or(x)),
         device.arg(bias.unwrap_or(x)),
         device.arg(&out),
-        norm.width,
+        norm.width / lanes,
         n_groups,
         norm.epsilon,
         norm.centred,

@@ -1,6 +1,7 @@
 //! Rows moved: looked up in a table, chosen, scattered, copied into place, joined head by head.
 //!
-//! Versions: 1. (here) a unit per element. Reads and writes of neighbours lie beside each other.
+//! Versions: 1. a unit per element; reads and writes of neighbours lie beside each other. 2. (here, for rows
+//! chosen and copied) a unit per 16 bytes where rows are whole vectors of four.
 
 use super::super::device::{Device, UNITS, Words, launch};
 use super::number::{Stored, decode_in_word};
@@ -35,10 +36,15 @@ fn embed_kernel(
 }
 
 #[cube(launch, launch_unchecked)]
-fn gather_kernel(x: &Array<f32>, rows: &Array<u32>, out: &mut Array<f32>, n_cols: usize) {
+fn gather_kernel<N: Size>(
+    x: &Array<Vector<f32, N>>,
+    rows: &Array<u32>,
+    out: &mut Array<Vector<f32, N>>,
+    row_vectors: usize,
+) {
     let i = ABSOLUTE_POS;
     if i < out.len() {
-        out[i] = x[rows[i / n_cols] as usize * n_cols + i % n_cols];
+        out[i] = x[rows[i / row_vectors] as usize * row_vectors + i % row_vectors];
     }
 }
 
@@ -59,9 +65,9 @@ fn scatter_add_kernel(
 }
 
 #[cube(launch, launch_unchecked)]
-fn copy_kernel(
-    from: &Array<f32>,
-    to: &mut Array<f32>,
+fn copy_kernel<N: Size>(
+    from: &Array<Vector<f32, N>>,
+    to: &mut Array<Vector<f32, N>>,
     from_start: usize,
     to_start: usize,
     n: usize,
@@ -96,6 +102,15 @@ fn join_kernel(
 
 fn grid<R: Runtime>(device: &Device<R>, n: usize) -> Result<CubeCount, EngineError> {
     device.grid(n.div_ceil(UNITS as usize))
+}
+
+/// Values that a unit moves at once: four where all of these are whole vectors of four.
+fn lanes(sizes: &[usize]) -> usize {
+    if sizes.iter().all(|n| n.is_multiple_of(4)) {
+        4
+    } else {
+        1
+    }
 }
 
 /// Some rows of a table: those from `first` on, each of `stride` words.
@@ -148,16 +163,18 @@ pub(in super::super) fn gather<R: Runtime>(
     n_cols: usize,
 ) -> Result<Words, EngineError> {
     let out = device.empty(rows.len() * n_cols)?;
-    let grid = grid(device, out.len())?;
+    let lanes = lanes(&[n_cols]);
+    let grid = grid(device, out.len() / lanes)?;
     launch!(
         device,
         gather_kernel,
         grid,
         UNITS,
+        lanes,
         device.arg(x),
         device.arg(rows),
         device.arg(&out),
-        n_cols,
+        n_cols / lanes,
     );
     Ok(out)
 }
@@ -193,17 +210,19 @@ pub(in super::super) fn copy<R: Runtime>(
     (to, to_start): (&Words, usize),
     n: usize,
 ) -> Result<(), EngineError> {
-    let grid = grid(device, n)?;
+    let lanes = lanes(&[from_start, to_start, n]);
+    let grid = grid(device, n / lanes)?;
     launch!(
         device,
         copy_kernel,
         grid,
         UNITS,
+        lanes,
         device.arg(from),
         device.arg(to),
-        from_start,
-        to_start,
-        n,
+        from_start / lanes,
+        to_start / lanes,
+        n / lanes,
     );
     Ok(())
 }

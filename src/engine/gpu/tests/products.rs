@@ -4,7 +4,7 @@ use super::{Check, assert_close, matrix, on_a_device, upload, values};
 use crate::engine::backend::Backend;
 use crate::engine::gpu::backend::{Buffer, Gpu};
 use crate::engine::gpu::kernels::linear::{self, Version};
-use crate::engine::gpu::kernels::tensor_core;
+use crate::engine::gpu::kernels::{round, tensor_core};
 use crate::engine::gpu::{GpuWeight, Precision};
 use crate::tensor::DType;
 use cubecl::prelude::Runtime;
@@ -19,6 +19,7 @@ impl Check for Products {
             (5, 530, 9),
             (70, 48, 131),
             (17, 1040, 66),
+            (520, 48, 530),
         ] {
             let mut x = values(n_rows * n_cols, 11);
             let mut w = values(n_out * n_cols, 12);
@@ -141,7 +142,7 @@ impl Check for TensorCores {
         x[3] = f32::NAN;
         x[4] = f32::INFINITY;
         x[5] = 1.0 + 1.0 / 256.0; // Halfway; goes to the even 1.0.
-        let rounded = tensor_core::round(&gpu.device, &upload(gpu, &x, 1000).words).unwrap();
+        let rounded = round::round(&gpu.device, &upload(gpu, &x, 1000).words).unwrap();
         let words = gpu.device.download(&rounded).unwrap();
         for (i, v) in x.iter().enumerate() {
             let bits = (words[i / 2].to_bits() >> (16 * (i % 2))) as u16;
@@ -151,8 +152,14 @@ impl Check for TensorCores {
                 "{v}: {found}"
             );
         }
-        for (n_rows, n_cols, n_out) in [(1, 16, 1), (3, 70, 130), (200, 256, 300), (129, 1000, 128)]
-        {
+        for (n_rows, n_cols, n_out) in [
+            (1, 16, 1),
+            (3, 70, 130),
+            (16, 530, 70),
+            (200, 256, 300),
+            (129, 1000, 128),
+            (300, 2100, 600),
+        ] {
             let (x, w) = (values(n_rows * n_cols, 22), values(n_out * n_cols, 23));
             let bias = values(n_out, 24);
             let (table, rounded) = matrix(DType::BF16, n_out, n_cols, &w);
@@ -161,15 +168,23 @@ impl Check for TensorCores {
                 eprintln!("skipped: no tensor cores on {}", gpu.describe());
                 return;
             }
-            gpu.set_precision(Precision::Bf16);
+            gpu.set_precision(Precision::Bf16).unwrap();
             let (bx, bb) = (upload(gpu, &x, n_cols), upload(gpu, &bias, n_out));
             let x: Vec<f32> = x.iter().map(|&v| DType::BF16.round(v)).collect();
             let right = linear::plain(&x, &rounded, Some(&bias), n_cols);
             let found = gpu
                 .download(&gpu.linear(&bx, &weight, Some(&bb)).unwrap())
                 .unwrap();
-            assert_close("tensor cores", &found, &right, 1e-4);
+            let what = format!("tensor cores {n_rows} × {n_cols} × {n_out}");
+            assert_close(&what, &found, &right, 1e-4);
             assert_rows_alone(gpu, &bx, &weight, Some(&bb));
+            let bits: Vec<u32> = found.iter().map(|v| v.to_bits()).collect();
+            let halves = gpu.round(&bx).unwrap();
+            for tile in tensor_core::Tile::ALL {
+                let found = gpu.linear_by_tile(&halves, &weight, &bb, tile).unwrap();
+                let found: Vec<u32> = found.iter().map(|v| v.to_bits()).collect();
+                assert_eq!(bits, found, "{what}: other bits with {tile:?}");
+            }
         }
     }
 }
