@@ -7,20 +7,22 @@
 //!    trees find maximum and sum, a unit then sums its value columns.
 //! 3. For few rows over many keys the segments go to workgroups of their own, which leave maximum, sum and
 //!    values for `merge_kernel`.
+//! 4. For many queries, tiles of them: [`super::attention_tiles`].
 //!
-//! Segments start at absolute positions and are merged from the first to the last, in 2. and 3. by the same
+//! Segments start at absolute positions and are merged from the first to the last, in 2., 3. and 4. by the same
 //! arithmetic: a row is the same bits however the text is cut into chunks. A segment in which a query sees
 //! nothing changes nothing. A key that a query does not see is never multiplied, not even by 0, so that
 //! NaN in a later token stays there; NaN that is seen makes the row NaN.
 
 use super::super::device::{Device, Words, launch};
+use super::attention_tiles::{self, Tile};
 use super::number::{is_negative_infinity, max_or_nan, tanh_of};
 use crate::engine::EngineError;
 use crate::engine::backend::AttentionShape;
 use cubecl::prelude::*;
 
 /// Keys of a segment, and units of a workgroup.
-const SEGMENT: usize = 128;
+pub(super) const SEGMENT: usize = 128;
 /// Widest value head: columns per unit times units.
 const MAX_WIDTH: usize = 512;
 /// Fewer workgroups than this leave a large device idle.
@@ -28,24 +30,24 @@ const MANY_GROUPS: usize = 256;
 
 /// Numbers of a launch that are the same for all queries.
 #[derive(CubeType, CubeLaunch)]
-struct Sizes {
-    n_heads: usize,
-    n_kv_heads: usize,
-    value_dim: usize,
-    first_row: usize,
-    n_rows: usize,
-    at: usize,
-    window: usize,
-    n_segments: usize,
-    scale: f32,
-    softcap: f32,
+pub(super) struct Sizes {
+    pub(super) n_heads: usize,
+    pub(super) n_kv_heads: usize,
+    pub(super) value_dim: usize,
+    pub(super) first_row: usize,
+    pub(super) n_rows: usize,
+    pub(super) at: usize,
+    pub(super) window: usize,
+    pub(super) n_segments: usize,
+    pub(super) scale: f32,
+    pub(super) softcap: f32,
     /// −∞: as a constant of a kernel, CUDA's compiler would refuse it.
-    lowest: f32,
+    pub(super) lowest: f32,
 }
 
 /// The number of the first key that the query in row `row` of the pass sees.
 #[cube]
-fn first_seen(sizes: &Sizes, row: usize, #[comptime] causal: bool) -> usize {
+pub(super) fn first_seen(sizes: &Sizes, row: usize, #[comptime] causal: bool) -> usize {
     if comptime!(causal) {
         let end = sizes.at + row + 1usize;
         select(end > sizes.window, end - sizes.window, 0usize)
@@ -56,7 +58,7 @@ fn first_seen(sizes: &Sizes, row: usize, #[comptime] causal: bool) -> usize {
 
 /// One more than the number of the last key that it sees.
 #[cube]
-fn end_seen(sizes: &Sizes, row: usize, #[comptime] causal: bool) -> usize {
+pub(super) fn end_seen(sizes: &Sizes, row: usize, #[comptime] causal: bool) -> usize {
     if comptime!(causal) {
         sizes.at + row + 1usize
     } else {
@@ -66,7 +68,7 @@ fn end_seen(sizes: &Sizes, row: usize, #[comptime] causal: bool) -> usize {
 
 /// exp(x − maximum), and 0 where nothing has been seen.
 #[cube]
-fn weight(x: f32, maximum: f32) -> f32 {
+pub(super) fn weight(x: f32, maximum: f32) -> f32 {
     select(is_negative_infinity(maximum), 0.0f32, f32::exp(x - maximum))
 }
 
@@ -338,12 +340,12 @@ fn merge_kernel(
 /// Where the work of a launch goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Split {
-    /// Segments go to their own workgroups where there are too few otherwise.
+    /// By tiles for many queries; segments go to their own workgroups where there are too few otherwise.
     Auto,
     /// A workgroup goes through all segments.
     #[cfg_attr(not(test), allow(dead_code, reason = "tests compare"))]
     Never,
-    /// They always do.
+    /// Each segment goes to a workgroup of its own.
     #[cfg_attr(not(test), allow(dead_code, reason = "tests compare"))]
     Always,
 }
@@ -396,6 +398,25 @@ pub(in super::super) fn attention<R: Runtime>(
         .min(4 / columns.min(4))
         .max(1);
     let n_segments = (span.at + span.n_rows).div_ceil(SEGMENT);
+    let sizes = SizesLaunch::new(
+        shape.n_heads,
+        shape.n_kv_heads,
+        shape.value_dim,
+        span.first_row,
+        span.n_rows,
+        span.at,
+        shape.window.unwrap_or(u32::MAX as usize / 2),
+        n_segments,
+        shape.scale,
+        shape.softcap.unwrap_or(0.0),
+        f32::NEG_INFINITY,
+    );
+    let tile = Tile::choose(shape, n_queries, device.limits().shared_bytes);
+    if let (Split::Auto, Some(tile)) = (split, tile) {
+        let (kv, chosen) = ((keys, values), (tile, n_queries));
+        attention_tiles::attention(device, q, kv, &slopes, &out, sizes, shape, chosen)?;
+        return Ok(out);
+    }
     let n_groups = n_queries.div_ceil(queries) * shape.n_kv_heads;
     let stride = shape.value_dim + 2;
     let part_bytes = (span.n_rows * shape.n_heads * n_segments * stride * 4) as u64;
@@ -428,19 +449,6 @@ pub(in super::super) fn attention<R: Runtime>(
         shape.n_kv_heads,
         if split { n_segments } else { 1 },
     )?;
-    let sizes = SizesLaunch::new(
-        shape.n_heads,
-        shape.n_kv_heads,
-        shape.value_dim,
-        span.first_row,
-        span.n_rows,
-        span.at,
-        shape.window.unwrap_or(u32::MAX as usize / 2),
-        n_segments,
-        shape.scale,
-        shape.softcap.unwrap_or(0.0),
-        f32::NEG_INFINITY,
-    );
     launch!(
         device,
         attention_kernel,

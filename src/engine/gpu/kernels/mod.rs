@@ -2,6 +2,7 @@
 //! tests the plain Rust that says what is right.
 
 pub(super) mod attention;
+mod attention_tiles;
 pub(super) mod elementwise;
 pub(super) mod gram;
 pub(super) mod linear;

@@ -213,11 +213,11 @@ fn read_fragment(
 }
 
 #[cube(launch, launch_unchecked)]
-fn tensor_core_kernel(
+fn tensor_core_kernel<N: Size>(
     x: &Array<Vector<bf16, Eight>>,
     w: &Array<Vector<bf16, Eight>>,
     bias: &Array<f32>,
-    out: &mut Array<f32>,
+    out: &mut Array<Vector<f32, N>>,
     row_vectors: usize,
     n_out: usize,
     first: usize,
@@ -267,7 +267,7 @@ fn tensor_core_kernel(
         sum[1] = Vector::<f32, Two>::new(0.0f32);
         sums.push(sum);
     }
-    // Two of each: those that are multiplied and those that are read meanwhile.
+    // Those that are multiplied and those that are read meanwhile: of x a slice, of W a fragment.
     let mut x_fragments = Sequence::<Array<Vector<bf16, Two>>>::new();
     #[unroll]
     for _ in 0..comptime!(2 * per_plane_m) {
@@ -275,7 +275,7 @@ fn tensor_core_kernel(
     }
     let mut w_fragments = Sequence::<Array<Vector<bf16, Two>>>::new();
     #[unroll]
-    for _ in 0..comptime!(2 * per_plane_n) {
+    for _ in 0..2usize {
         w_fragments.push(Array::<Vector<bf16, Two>>::new(4usize));
     }
 
@@ -320,12 +320,8 @@ fn tensor_core_kernel(
         let row = plane_row + i * 16usize;
         read_fragment(&xs, fragment, row, 0usize, 0usize, MatrixIdent::A);
     }
-    #[unroll]
-    for j in 0..per_plane_n {
-        let fragment = w_fragments.index_mut(j);
-        let row = plane_column + j * 16usize;
-        read_fragment(&ws, fragment, row, 0usize, 0usize, MatrixIdent::B);
-    }
+    let fragment = w_fragments.index_mut(0usize);
+    read_fragment(&ws, fragment, plane_column, 0usize, 0usize, MatrixIdent::B);
 
     let n_rounds = row_vectors.div_ceil(STEP).div_ceil(n_buffers);
     for round in 0..n_rounds {
@@ -380,15 +376,16 @@ fn tensor_core_kernel(
                 }
                 #[unroll]
                 for j in 0..per_plane_n {
-                    let to = comptime!((slice + 1) % 2 * per_plane_n + j);
-                    let fragment = w_fragments.index_mut(to);
-                    let row = plane_column + j * 16usize;
-                    let start = comptime!(from * w_buffer);
-                    read_fragment(&ws, fragment, row, start, ahead, MatrixIdent::B);
-                }
-                #[unroll]
-                for j in 0..per_plane_n {
-                    let pair = w_fragments.index(comptime!(slice % 2 * per_plane_n + j));
+                    // The fragment of W after this one, which may be the first of the next slice.
+                    let place = comptime!(slice * per_plane_n + j);
+                    let is_last = comptime!(j + 1 == per_plane_n);
+                    let w_from = comptime!(if is_last { from } else { b });
+                    let w_slice = comptime!(if is_last { ahead } else { slice });
+                    let fragment = w_fragments.index_mut(comptime!((place + 1) % 2));
+                    let row = plane_column + comptime!((j + 1) % per_plane_n * 16);
+                    let start = comptime!(w_from * w_buffer);
+                    read_fragment(&ws, fragment, row, start, w_slice, MatrixIdent::B);
+                    let pair = w_fragments.index(comptime!(place % 2));
                     #[unroll]
                     for half in 0..2usize {
                         let mut columns = Array::<Vector<bf16, Two>>::new(2usize);
@@ -420,17 +417,22 @@ fn tensor_core_kernel(
             #[unroll]
             for half in 0..2usize {
                 let row = first_row + plane_row + i * 16usize + half * 8usize + lane / 4usize;
+                let column = first_column + plane_column + j * 8usize + lane % 4usize * 2usize;
                 let two = sum[half];
+                // A pair at a time where pairs are whole, else value by value.
                 #[unroll]
-                for k in 0..2usize {
-                    let column =
-                        first_column + plane_column + j * 8usize + lane % 4usize * 2usize + k;
+                for k in 0..comptime!(2 / N::value()) {
+                    let column = column + k;
                     if row < n_rows && column < part_rows {
-                        let mut y = two[k];
-                        if comptime!(has_bias) {
-                            y += bias[first + column];
+                        let mut y = Vector::<f32, N>::empty();
+                        #[unroll]
+                        for e in 0..N::value() {
+                            y[e] = two[comptime!(k + e)];
+                            if comptime!(has_bias) {
+                                y[e] += bias[first + column + e];
+                            }
                         }
-                        out[row * n_out + first + column] = y;
+                        out[(row * n_out + first + column) / N::value()] = y;
                     }
                 }
             }
@@ -468,11 +470,13 @@ pub(in super::super) fn linear_by<R: Runtime>(
     debug_assert_eq!(part.stored, Stored::Bf16);
     let tile = tile.fitting(device.client().properties().hardware.max_shared_memory_size);
     let grid = device.grid(n_rows.div_ceil(tile.m()) * part.n_rows.div_ceil(tile.n()))?;
+    let even = [n_out, part.first, part.n_rows].iter().all(|n| n % 2 == 0);
     launch!(
         device,
         tensor_core_kernel,
         grid,
         tile.units() as u32,
+        if even { 2 } else { 1 },
         device.arg_of_halves(x),
         device.arg_of_halves(part.words),
         device.arg(bias.unwrap_or(out)),

@@ -54,7 +54,7 @@ fn put(
     }
 }
 
-/// A workgroup of 16 × 16 units computes `16 · tile` rows and as many columns; unit (a, b) the rows
+/// A workgroup of 16 × 16 units computes `16 · tile_m` rows and `16 · tile_n` columns; unit (a, b) the rows
 /// a, a + 16, … and the columns b, b + 16, …. With two buffers, the next chunk of columns is on its way in
 /// registers while this one is multiplied.
 #[cube(launch, launch_unchecked)]
@@ -70,22 +70,23 @@ fn tiled_kernel(
     n_rows: usize,
     #[comptime] stored: Stored,
     #[comptime] has_bias: bool,
-    #[comptime] tile: usize,
+    #[comptime] tile_m: usize,
+    #[comptime] tile_n: usize,
     #[comptime] n_buffers: usize,
 ) {
-    let side = comptime!(16 * tile);
-    let buffer = comptime!(16 * tile * TILE_STRIDE);
-    let mut x_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(n_buffers * buffer));
-    let mut w_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(n_buffers * buffer));
-    let first_column = CUBE_POS_X as usize * side;
-    let first_row = CUBE_POS_Y as usize * side;
+    let x_buffer = comptime!(16 * tile_m * TILE_STRIDE);
+    let w_buffer = comptime!(16 * tile_n * TILE_STRIDE);
+    let mut x_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(n_buffers * x_buffer));
+    let mut w_tile = SharedMemory::<Vector<f32, Four>>::new(comptime!(n_buffers * w_buffer));
+    let first_column = CUBE_POS_X as usize * comptime!(16 * tile_n);
+    let first_row = CUBE_POS_Y as usize * comptime!(16 * tile_m);
     let a = UNIT_POS as usize / 16usize;
     let b = UNIT_POS as usize % 16usize;
 
-    let mut total = Array::<f32>::new(comptime!(tile * tile));
-    let mut partial = Array::<f32>::new(comptime!(tile * tile));
+    let mut total = Array::<f32>::new(comptime!(tile_m * tile_n));
+    let mut partial = Array::<f32>::new(comptime!(tile_m * tile_n));
     #[unroll]
-    for i in 0..comptime!(tile * tile) {
+    for i in 0..comptime!(tile_m * tile_n) {
         total[i] = 0.0f32;
         partial[i] = 0.0f32;
     }
@@ -99,7 +100,7 @@ fn tiled_kernel(
         n_cols,
         0usize,
         Stored::F32,
-        tile,
+        tile_m,
     );
     fetch(
         w,
@@ -109,10 +110,10 @@ fn tiled_kernel(
         n_cols,
         0usize,
         stored,
-        tile,
+        tile_n,
     );
-    put(&held_x, &mut x_tile, 0usize, Stored::F32, tile);
-    put(&held_w, &mut w_tile, 0usize, stored, tile);
+    put(&held_x, &mut x_tile, 0usize, Stored::F32, tile_m);
+    put(&held_w, &mut w_tile, 0usize, stored, tile_n);
     sync_cube();
 
     let n_chunks = n_cols / CHUNK;
@@ -136,7 +137,7 @@ fn tiled_kernel(
                 n_cols,
                 next,
                 Stored::F32,
-                tile,
+                tile_m,
             );
             fetch(
                 w,
@@ -146,36 +147,35 @@ fn tiled_kernel(
                 n_cols,
                 next,
                 stored,
-                tile,
+                tile_n,
             );
         }
-        let this_buffer = chunk % n_buffers * buffer;
-        #[unroll]
+        let this = chunk % n_buffers;
         for quarter in 0..comptime!(CHUNK / 4) {
-            let mut ws = Array::<Vector<f32, Four>>::new(tile);
+            let mut ws = Array::<Vector<f32, Four>>::new(tile_n);
             #[unroll]
-            for j in 0..tile {
-                ws[j] = w_tile[this_buffer + (b + comptime!(16 * j)) * TILE_STRIDE + quarter];
+            for j in 0..tile_n {
+                ws[j] = w_tile[this * w_buffer + (b + comptime!(16 * j)) * TILE_STRIDE + quarter];
             }
             #[unroll]
-            for i in 0..tile {
-                let xs = x_tile[this_buffer + (a + comptime!(16 * i)) * TILE_STRIDE + quarter];
+            for i in 0..tile_m {
+                let xs = x_tile[this * x_buffer + (a + comptime!(16 * i)) * TILE_STRIDE + quarter];
                 #[unroll]
-                for j in 0..tile {
+                for j in 0..tile_n {
                     let wj = ws[j];
-                    let mut sum = partial[comptime!(i * tile + j)];
+                    let mut sum = partial[comptime!(i * tile_n + j)];
                     #[unroll]
                     for k in 0..4 {
                         sum = fma(wj[k], xs[k], sum);
                     }
-                    partial[comptime!(i * tile + j)] = sum;
+                    partial[comptime!(i * tile_n + j)] = sum;
                 }
             }
         }
         if is_last {
             lane += 1usize;
             #[unroll]
-            for i in 0..comptime!(tile * tile) {
+            for i in 0..comptime!(tile_m * tile_n) {
                 total[i] += partial[i];
                 partial[i] = 0.0f32;
             }
@@ -185,20 +185,20 @@ fn tiled_kernel(
             sync_cube();
         }
         if is_more {
-            let next_buffer = (chunk + 1usize) % n_buffers * buffer;
-            put(&held_x, &mut x_tile, next_buffer, Stored::F32, tile);
-            put(&held_w, &mut w_tile, next_buffer, stored, tile);
+            let other = (chunk + 1usize) % n_buffers;
+            put(&held_x, &mut x_tile, other * x_buffer, Stored::F32, tile_m);
+            put(&held_w, &mut w_tile, other * w_buffer, stored, tile_n);
         }
         sync_cube();
     }
     #[unroll]
-    for i in 0..tile {
+    for i in 0..tile_m {
         let row = first_row + a + comptime!(16 * i);
         #[unroll]
-        for j in 0..tile {
+        for j in 0..tile_n {
             let column = first_column + b + comptime!(16 * j);
             if row < n_rows && column < part_rows {
-                let mut y = total[comptime!(i * tile + j)];
+                let mut y = total[comptime!(i * tile_n + j)];
                 if comptime!(has_bias) {
                     y += bias[first + column];
                 }
@@ -206,6 +206,26 @@ fn tiled_kernel(
             }
         }
     }
+}
+
+/// The largest tiles that shared memory holds, that are more than half full and that leave no more than a
+/// quarter of the processors idle; and the number of buffers.
+fn tiles(
+    n_rows: usize,
+    part_rows: usize,
+    n_processors: usize,
+    shared_bytes: usize,
+) -> (usize, usize, usize) {
+    let bytes_of = |m: usize, n: usize| 16 * (m + n) * TILE_STRIDE * 16;
+    let pays = |&(m, n): &(usize, usize)| {
+        let n_tiles = n_rows.div_ceil(16 * m) * part_rows.div_ceil(16 * n);
+        bytes_of(m, n) <= shared_bytes
+            && n_rows > 8 * m
+            && part_rows > 8 * n
+            && n_tiles * 4 >= n_processors * 3
+    };
+    let (m, n) = [(8, 8), (4, 8)].into_iter().find(pays).unwrap_or((4, 4));
+    (m, n, (shared_bytes / bytes_of(m, n)).min(2))
 }
 
 /// Outputs of one part, for x `[n_rows, n_cols]` with whole chunks of columns, into out `[n_rows, n_out]`.
@@ -217,15 +237,13 @@ pub(super) fn linear<R: Runtime>(
     out: &Words,
     (n_rows, n_cols, n_out): (usize, usize, usize),
 ) -> Result<(), EngineError> {
-    // 128 × 128 where shared memory and work allow, else 64 × 64.
+    let hardware = &device.client().properties().hardware;
+    let n_processors = hardware.num_streaming_multiprocessors.unwrap_or(0) as usize;
     let shared_bytes = device.limits().shared_bytes;
-    let bytes_of = |tile: usize| 2 * 16 * tile * TILE_STRIDE * 16;
-    let large = shared_bytes >= bytes_of(8) && n_rows.min(part.n_rows) > 512;
-    let tile = if large { 8 } else { 4 };
-    let n_buffers = (shared_bytes / bytes_of(tile)).min(2);
+    let (tile_m, tile_n, n_buffers) = tiles(n_rows, part.n_rows, n_processors, shared_bytes);
     let grid = device.grid_3d(
-        part.n_rows.div_ceil(16 * tile),
-        n_rows.div_ceil(16 * tile),
+        part.n_rows.div_ceil(16 * tile_n),
+        n_rows.div_ceil(16 * tile_m),
         1,
     )?;
     launch!(
@@ -244,7 +262,8 @@ pub(super) fn linear<R: Runtime>(
         n_rows,
         part.stored,
         bias.is_some(),
-        tile,
+        tile_m,
+        tile_n,
         n_buffers,
     );
     Ok(())

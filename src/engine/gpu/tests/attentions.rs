@@ -65,6 +65,27 @@ impl Check for Attentions {
                 },
                 300,
             ),
+            (
+                AttentionShape {
+                    n_heads: 8,
+                    head_dim: 12,
+                    value_dim: 16,
+                    softcap: Some(3.0),
+                    window: Some(150),
+                    ..base.clone()
+                },
+                290,
+            ),
+            (
+                AttentionShape {
+                    n_heads: 4,
+                    head_dim: 16,
+                    value_dim: 20,
+                    causal: false,
+                    ..base.clone()
+                },
+                200,
+            ),
         ];
         for (case, (shape, n)) in shapes.iter().enumerate() {
             let (n, kw, vw) = (
@@ -111,6 +132,11 @@ impl Check for Attentions {
                 bits(&whole),
                 bits(&by(0..n, 0, Split::Always)),
                 "{case}: split"
+            );
+            assert_eq!(
+                bits(&whole),
+                bits(&by(0..n, 0, Split::Auto)),
+                "{case}: auto"
             );
             if shape.causal {
                 // The same rows in chunks, and one alone.

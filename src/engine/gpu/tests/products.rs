@@ -20,6 +20,7 @@ impl Check for Products {
             (70, 48, 131),
             (17, 1040, 66),
             (520, 48, 530),
+            (60, 64, 131),
         ] {
             let mut x = values(n_rows * n_cols, 11);
             let mut w = values(n_out * n_cols, 12);
