@@ -10,7 +10,7 @@
 use crate::engine::EngineError;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// Four words: what one load of 16 bytes brings.
 pub(super) type Four = Const<4>;
@@ -40,6 +40,37 @@ impl Words {
     pub(super) fn is_unshared(&mut self) -> bool {
         Arc::get_mut(&mut self.handle).is_some()
     }
+}
+
+/// What the first panic on a thread of the runtime said. Such a thread goes on with its next task, and what
+/// the failed one should have computed is left as it was: without this, nobody would know.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Remembers panics on the runtime's threads, and keeps them from the terminal: they become errors.
+pub(super) fn watch_runtime() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            // The runtime names its threads DSU-type-index and DSD-type-index.
+            let is_runtime = thread
+                .name()
+                .is_some_and(|name| name.starts_with("DSD-") || name.starts_with("DSU-"));
+            if is_runtime {
+                let mut first = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+                first.get_or_insert_with(|| info.to_string());
+            } else {
+                others(info);
+            }
+        }));
+    });
+}
+
+/// What the runtime's first panic said, if there was one.
+pub(super) fn runtime_panic() -> Option<String> {
+    let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+    panic.as_deref().map(first_lines)
 }
 
 /// What a device allows.
@@ -195,6 +226,7 @@ impl<R: Runtime> Device<R> {
             .client
             .read_one((*words.handle).clone())
             .map_err(|error| self.error(first_lines(&error.to_string())))?;
+        self.demand_no_panic()?;
         let (words_, _) = bytes.as_chunks::<4>();
         Ok(words_
             .iter()
@@ -209,7 +241,18 @@ impl<R: Runtime> Device<R> {
     /// When something of it has failed.
     pub(super) fn synchronize(&self) -> Result<(), EngineError> {
         cubecl::future::block_on(self.client.sync())
-            .map_err(|error| self.error(first_lines(&error.to_string())))
+            .map_err(|error| self.error(first_lines(&error.to_string())))?;
+        self.demand_no_panic()
+    }
+
+    /// Refuses results where the runtime has failed without saying so.
+    fn demand_no_panic(&self) -> Result<(), EngineError> {
+        match runtime_panic() {
+            Some(panic) => Err(self.error(format!(
+                "the runtime failed, and what it computed since cannot be trusted: {panic}"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A grid of at least so many workgroups: along x while x allows, otherwise in rows of y.

@@ -4,7 +4,7 @@
 //! So everything they need is looked for first, and what a first kernel returns is looked at.
 
 use super::backend::{Gpu, Precision};
-use super::device::cuda_libraries;
+use super::device::{cuda_libraries, runtime_panic, watch_runtime};
 use crate::engine::EngineError;
 use crate::engine::backend::Backend;
 use crate::engine::device::Visitor;
@@ -240,6 +240,7 @@ fn start<R: Runtime>(
     name: String,
     client: impl FnOnce() -> cubecl::prelude::ComputeClient<R>,
 ) -> Result<Gpu<R>, EngineError> {
+    watch_runtime();
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let gpu = Gpu::new(client(), name.clone())?;
         let mut x = gpu.upload(&[1.0, f32::NAN, -3.0], 1, 3)?;
@@ -254,5 +255,11 @@ fn start<R: Runtime>(
             ))
         }
     }));
-    opened.unwrap_or_else(|_| Err(error(&name, "the driver cannot run kernels (see above)")))
+    opened.unwrap_or_else(|_| {
+        let why = runtime_panic().unwrap_or_else(|| "see above".into());
+        Err(error(
+            &name,
+            format!("the driver cannot run kernels ({why})"),
+        ))
+    })
 }

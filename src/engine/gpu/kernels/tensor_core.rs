@@ -409,6 +409,7 @@ fn tensor_core_kernel<N: Size>(
     }
 
     let lane = UNIT_POS as usize % PLANE;
+    let lanes = N::value();
     #[unroll]
     for i in 0..per_plane_m {
         #[unroll]
@@ -421,18 +422,18 @@ fn tensor_core_kernel<N: Size>(
                 let two = sum[half];
                 // A pair at a time where pairs are whole, else value by value.
                 #[unroll]
-                for k in 0..comptime!(2 / N::value()) {
+                for k in 0..comptime!(2 / lanes) {
                     let column = column + k;
                     if row < n_rows && column < part_rows {
                         let mut y = Vector::<f32, N>::empty();
                         #[unroll]
-                        for e in 0..N::value() {
+                        for e in 0..lanes {
                             y[e] = two[comptime!(k + e)];
                             if comptime!(has_bias) {
                                 y[e] += bias[first + column + e];
                             }
                         }
-                        out[(row * n_out + first + column) / N::value()] = y;
+                        out[(row * n_out + first + column) / lanes] = y;
                     }
                 }
             }
