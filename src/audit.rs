@@ -12,12 +12,10 @@ use crate::report::{
     self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
 };
 pub use crate::source::Unwatched;
-use crate::source::bytes::LocalFile;
 use crate::source::{self, FetchOptions, ModelRef, Snapshot, digest};
 use crate::verdict;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Text files above this size are digested and not read.
@@ -93,10 +91,13 @@ impl Watch for Unwatched {
 /// # Errors
 /// When a model cannot be had or read. A test that cannot be carried out is a record, not an error.
 pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditError> {
-    let (reference, reference_revision) = open(&request.reference, &request.fetch, watch)?;
-    let (candidate, candidate_revision) = open(&request.candidate, &request.fetch, watch)?;
+    let opened = [
+        open_with(&request.reference, &request.fetch, watch, true)?,
+        open_with(&request.candidate, &request.fetch, watch, true)?,
+    ];
+    let [reference, candidate] = [&opened[0].model, &opened[1].model];
     let started = Instant::now();
-    let pair = Pair::new(&reference, &candidate, &request.settings)?;
+    let pair = Pair::new(reference, candidate, &request.settings)?;
     tracing::debug!("phase pairing: {:.2?}", started.elapsed());
     let selected = |id: &str| request.tests.iter().any(|test| test == id);
     let records: Vec<TestRecord> =
@@ -106,8 +107,8 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
             .collect();
     let finding = verdict::judge(&records);
     let mut sections = [
-        section(&request.reference, &reference, reference_revision),
-        section(&request.candidate, &candidate, candidate_revision),
+        opened[0].section(&request.reference),
+        opened[1].section(&request.candidate),
     ];
     for (side, id) in &pair.unpaired {
         let section = &mut sections[usize::from(*side == "candidate")];
@@ -153,7 +154,21 @@ pub fn open(
     fetch: &FetchOptions,
     watch: &dyn Watch,
 ) -> Result<(Model, Option<String>), AuditError> {
-    open_with(model, fetch, watch, true)
+    open_with(model, fetch, watch, true).map(|opened| (opened.model, opened.revision))
+}
+
+/// Opens a model and describes it; of weights that are read in parts, headers alone are read.
+///
+/// # Errors
+/// When it cannot be had or read.
+pub fn inspect(
+    model: &ModelRef,
+    fetch: &FetchOptions,
+    watch: &dyn Watch,
+) -> Result<(Model, ModelSection), AuditError> {
+    let opened = open_with(model, fetch, watch, true)?;
+    let section = opened.section(model);
+    Ok((opened.model, section))
 }
 
 /// Opens a model that is to be run and not examined: no file is digested.
@@ -165,7 +180,35 @@ pub fn open_to_run(
     fetch: &FetchOptions,
     watch: &dyn Watch,
 ) -> Result<Model, AuditError> {
-    open_with(model, fetch, watch, false).map(|(model, _)| model)
+    open_with(model, fetch, watch, false).map(|opened| opened.model)
+}
+
+/// A model, and the files behind it.
+struct Opened {
+    model: Model,
+    revision: Option<String>,
+    files: Vec<CheckpointFile>,
+}
+
+impl Opened {
+    /// What the report says of it, and how much of it was read where it was read in parts.
+    fn section(&self, model_ref: &ModelRef) -> ModelSection {
+        let mut section = section(model_ref, &self.model, self.revision.clone());
+        let seen = |f: &CheckpointFile| Some((f.source.n_bytes_seen()?, f.source.len()));
+        let parts: Vec<(u64, u64)> = self.files.iter().filter_map(seen).collect();
+        if !parts.is_empty() {
+            let (n_read, n_bytes) = parts
+                .iter()
+                .fold((0u64, 0u64), |(a, b), (x, y)| (a + x, b.saturating_add(*y)));
+            section.notes.push(format!(
+                "the weights were read in parts where they are published: {n_read} of {n_bytes} bytes \
+                 in {} files; the SHA-256 of these files is the one that the hub states, and was not \
+                 computed",
+                parts.len()
+            ));
+        }
+        section
+    }
 }
 
 fn open_with(
@@ -173,19 +216,18 @@ fn open_with(
     fetch: &FetchOptions,
     watch: &dyn Watch,
     digested: bool,
-) -> Result<(Model, Option<String>), AuditError> {
+) -> Result<Opened, AuditError> {
     let started = Instant::now();
     let snapshot = source::resolve(model, fetch, as_progress(watch))?;
     let mut files = Vec::new();
     for file in &snapshot.files {
-        let opened =
-            LocalFile::open(&file.local, &file.path).map_err(|error| AuditError::File {
-                file: file.path.clone(),
-                error,
-            })?;
+        let source = file.open().map_err(|error| AuditError::File {
+            file: file.path.clone(),
+            error,
+        })?;
         files.push(CheckpointFile {
             path: file.path.clone(),
-            source: Arc::new(opened),
+            source,
         });
     }
     let checkpoint = checkpoint::open(&files)?;
@@ -200,10 +242,11 @@ fn open_with(
         ..Artefacts::default()
     };
     tracing::debug!("phase opening and hashing: {:.2?}", started.elapsed());
-    Ok((
-        Model::new(snapshot.label.clone(), checkpoint, artefacts)?,
-        snapshot.revision,
-    ))
+    Ok(Opened {
+        model: Model::new(snapshot.label.clone(), checkpoint, artefacts)?,
+        revision: snapshot.revision,
+        files,
+    })
 }
 
 /// Digests every file.
@@ -212,7 +255,9 @@ fn digests(
     files: &[CheckpointFile],
     watch: &dyn Watch,
 ) -> Result<Vec<FileEntry>, AuditError> {
-    let total = files.iter().map(|f| f.source.len()).sum();
+    let here = files.iter().zip(&snapshot.files);
+    let here = here.filter(|(_, known)| known.remote.is_none());
+    let total = here.map(|(file, _)| file.source.len()).sum();
     watch.hashing_started(&snapshot.label, total);
     let entries: Result<Vec<FileEntry>, AuditError> = files
         .par_iter()
@@ -223,6 +268,16 @@ fn digests(
                 error,
             };
             let source = file.source.as_ref();
+            if known.remote.is_some() {
+                // Its digest would be that of the whole file, which is not to be read.
+                return Ok(FileEntry {
+                    path: file.path.clone(),
+                    size_bytes: source.len(),
+                    sha256: known.sha256.clone(),
+                    sha256_is_stated: known.sha256.is_some(),
+                    git_blob: known.git_blob.clone(),
+                });
+            }
             let sha256 = match &known.sha256 {
                 Some(verified) => verified.clone(),
                 None => digest::sha256_hex(source).map_err(failed)?,
@@ -237,6 +292,7 @@ fn digests(
                 path: file.path.clone(),
                 size_bytes: source.len(),
                 sha256: Some(sha256),
+                sha256_is_stated: false,
                 git_blob,
             })
         })

@@ -15,6 +15,9 @@ pub struct FileEntry {
     pub size_bytes: u64,
     /// SHA-256 of the content, lower-case hexadecimal; `None` when the file was not read whole.
     pub sha256: Option<String>,
+    /// Whether the SHA-256 is what the source states of a file that was not read whole, and not what
+    /// was computed.
+    pub sha256_is_stated: bool,
     /// Git blob id (SHA-1) of the content, where it was computed or published.
     pub git_blob: Option<String>,
 }

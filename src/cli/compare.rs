@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Look at every layer of deep models instead of an even spread
     #[arg(long)]
     all_layers: bool,
+    /// Download a repository's weights instead of reading the parts that the tests ask for
+    #[arg(long)]
+    full: bool,
     /// Exit with 3 when the finding is this
     #[arg(long, value_name = "FINDING", value_delimiter = ',')]
     fail_on: Vec<FailOn>,
@@ -145,7 +148,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             all_layers: args.all_layers,
             ..Settings::default()
         },
-        fetch: FetchOptions::default(),
+        fetch: FetchOptions {
+            in_parts: !args.full,
+            ..FetchOptions::default()
+        },
         tests,
         command: command(&args),
     };

@@ -15,6 +15,9 @@ use std::process::ExitCode;
 pub(super) struct Args {
     /// The model
     model: ModelRef,
+    /// Download a repository's weights instead of reading their headers alone
+    #[arg(long)]
+    full: bool,
     /// List every tensor with its role
     #[arg(long)]
     tensors: bool,
@@ -159,9 +162,12 @@ fn page(model: &Model, section: &ModelSection, tensors: bool) -> String {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bars = Bars::new();
-    let (model, revision) = audit::open(&args.model, &FetchOptions::default(), &bars)?;
+    let fetch = FetchOptions {
+        in_parts: !args.full,
+        ..FetchOptions::default()
+    };
+    let (model, section) = audit::inspect(&args.model, &fetch, &bars)?;
     bars.clear();
-    let section = audit::section(&args.model, &model, revision);
     if args.json {
         println!(
             "{}",

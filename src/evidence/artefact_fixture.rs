@@ -21,6 +21,7 @@ fn artefacts(files: Vec<(String, Vec<u8>)>) -> Artefacts {
         read.files.push(FileEntry {
             path: path.clone(),
             size_bytes: content.len() as u64,
+            sha256_is_stated: false,
             sha256: Some(digest),
             git_blob: None,
         });

@@ -109,6 +109,7 @@ mod tests {
         FileEntry {
             path: path.to_owned(),
             size_bytes,
+            sha256_is_stated: false,
             sha256: sha256.map(str::to_owned),
             git_blob: blob.map(str::to_owned),
         }

@@ -143,6 +143,24 @@ fn files(
             file: None,
         });
     }
+    let stated = |artefacts: &Artefacts| {
+        artefacts
+            .files
+            .iter()
+            .filter(|f| f.sha256_is_stated)
+            .count()
+    };
+    let n_stated = stated(reference) + stated(candidate);
+    if n_stated > 0 {
+        seen.push(Observation {
+            code: "digests-stated".to_owned(),
+            message: format!(
+                "The SHA-256 of {n_stated} files is the one that their source states; these files were \
+                 not read whole, and it was not computed."
+            ),
+            file: None,
+        });
+    }
     record = record
         .with_effect("n-files-equal", n_equal as f64)
         .with_effect("n-files-renamed", n_renamed as f64);

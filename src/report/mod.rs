@@ -122,7 +122,8 @@ pub struct FileLine {
     pub path: String,
     /// Size in bytes.
     pub size_bytes: u64,
-    /// SHA-256 of the content, lower-case hexadecimal; `None` when the file was not read whole.
+    /// SHA-256 of the content, lower-case hexadecimal; of a file that was read in parts the one that its
+    /// source states, if it does (a note of the model says so).
     pub sha256: Option<String>,
     /// Git blob id (SHA-1), where it was computed or published.
     pub git_blob: Option<String>,

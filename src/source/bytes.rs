@@ -27,6 +27,12 @@ pub trait ByteSource: Send + Sync + std::fmt::Debug {
     /// When the range reaches beyond the end, or the bytes cannot be had.
     fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>>;
 
+    /// Bytes of the file that were looked at so far, in whole blocks, where it lies elsewhere and is
+    /// read in parts; `None` for a file on this machine.
+    fn n_bytes_seen(&self) -> Option<u64> {
+        None
+    }
+
     /// Shows all bytes once, in order, in blocks of a size that may change.
     ///
     /// # Errors
@@ -186,7 +192,7 @@ impl ByteSource for MemoryFile {
     }
 }
 
-fn beyond_the_end(range: &Range<u64>, len: u64) -> io::Error {
+pub(super) fn beyond_the_end(range: &Range<u64>, len: u64) -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         format!(

@@ -48,6 +48,7 @@ pub(super) fn file(path: &Path) -> Result<Snapshot, SourceError> {
         path: name.clone(),
         local: path.to_owned(),
         size_bytes: metadata.len(),
+        remote: None,
         sha256: None,
         git_blob: None,
     };
@@ -118,6 +119,7 @@ fn list(
                 path: relative,
                 local: path,
                 size_bytes: metadata.len(),
+                remote: None,
                 sha256: None,
                 git_blob: None,
             });

@@ -15,26 +15,44 @@ pub use error::SourceError;
 pub use hub::FetchOptions;
 pub use model_ref::{ModelRef, ModelRefError};
 
+use bytes::{ByteSource, LocalFile};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// One file of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SnapshotFile {
     /// Path relative to the model's root, with `/`.
     pub path: String,
-    /// Where it lies on this machine.
+    /// Where it lies on this machine, or would lie once it is downloaded.
     pub local: PathBuf,
+    /// Its bytes where it lies elsewhere and is read in parts.
+    pub remote: Option<Arc<dyn ByteSource>>,
     /// Size in bytes.
     pub size_bytes: u64,
-    /// SHA-256 of the content where it was verified in this run, lower-case hexadecimal.
+    /// SHA-256 of the content, lower-case hexadecimal: where it was verified in this run, or, of a file
+    /// that is read in parts, as its source states it.
     pub sha256: Option<String>,
     /// Git blob id where it was verified in this run, lower-case hexadecimal.
     pub git_blob: Option<String>,
 }
 
+impl SnapshotFile {
+    /// The file's bytes, wherever they lie.
+    ///
+    /// # Errors
+    /// When a file on this machine cannot be opened.
+    pub fn open(&self) -> std::io::Result<Arc<dyn ByteSource>> {
+        match &self.remote {
+            Some(remote) => Ok(Arc::clone(remote)),
+            None => Ok(Arc::new(LocalFile::open(&self.local, &self.path)?)),
+        }
+    }
+}
+
 /// All files of one model that an audit needs, at one revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// What people call the model: `org/name@revision`, or the folder's name.
     pub label: String,
@@ -99,6 +117,12 @@ const TRAINING_STATE: &[&str] = &[
 ];
 /// Extensions of the other files that evidence reads.
 const ARTEFACT_EXTENSIONS: &[&str] = &["json", "txt", "jinja", "py", "md", "model", "yaml", "yml"];
+
+/// Whether a needed file holds weights: what is large, and read in parts where it can be.
+fn is_weights(path: &str) -> bool {
+    path.rsplit_once('.')
+        .is_some_and(|(_, extension)| WEIGHT_EXTENSIONS.contains(&extension))
+}
 
 /// Whether an audit reads this file of a published repository: weights in a format that is read here,
 /// configuration, tokenizer, code and model card. Optimiser states, images and formats that are not

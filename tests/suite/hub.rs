@@ -33,6 +33,7 @@ pub fn options(server: &HubServer, cache: &Path) -> FetchOptions {
     FetchOptions {
         endpoint: server.endpoint.clone(),
         cache: cache.to_owned(),
+        blocks: cache.join("blocks"),
         token: Some("token-of-a-test".to_owned()),
         offline: false,
         first_wait: Duration::from_millis(5),

@@ -11,6 +11,7 @@ mod gguf;
 mod hostile;
 mod hub;
 mod hub_cache;
+mod hub_parts;
 mod hub_protocol;
 mod parity;
 mod pictures;

@@ -86,6 +86,14 @@ impl RepoCache {
             || self.is_copied(commit, file)
     }
 
+    /// Where the content is, if it is there.
+    pub(super) fn lies_at(&self, commit: &str, file: &RemoteFile) -> PathBuf {
+        match self.is_copied(commit, file) {
+            true => self.shown_at(commit, &file.path),
+            false => self.blob(&file.etag),
+        }
+    }
+
     /// Makes an entry beside its place and moves it there: never absent, never half there, and no two
     /// processes use the same name.
     fn place(&self, target: &Path, make: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {

@@ -7,7 +7,7 @@ use super::super::SourceError;
 use super::cache::{is_commit, is_etag, is_safe};
 use super::settings::FetchOptions;
 use reqwest::header::{
-    AUTHORIZATION, ETAG, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
+    AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_MATCH, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
 };
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
@@ -79,12 +79,21 @@ pub(super) enum Failure {
     Passing(String),
 }
 
+/// What a request asks for beside the address.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The value of `Range`.
+    pub(super) range: Option<String>,
+    /// The etag that the file must still have, and the host that gave it: no other host knows it.
+    pub(super) if_match: Option<(String, String)>,
+}
+
 /// A hub as this session sees it.
 #[derive(Debug)]
-pub(super) struct Hub<'a> {
+pub(super) struct Hub {
     client: Client,
-    options: &'a FetchOptions,
-    repository: &'a str,
+    options: FetchOptions,
+    repository: String,
     base: Url,
     authorization: Option<HeaderValue>,
 }
@@ -114,7 +123,7 @@ fn no_authorities(error: &reqwest::Error) -> SourceError {
     }
 }
 
-fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub(super) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
@@ -147,8 +156,8 @@ fn authorization(token: &str) -> Result<HeaderValue, SourceError> {
     Ok(value)
 }
 
-impl<'a> Hub<'a> {
-    pub(super) fn new(options: &'a FetchOptions, repository: &'a str) -> Result<Self, SourceError> {
+impl Hub {
+    pub(super) fn new(options: &FetchOptions, repository: &str) -> Result<Self, SourceError> {
         // A second installation is refused, and the first one is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = Url::parse(&options.endpoint).map_err(|e| setting(options, e))?;
@@ -164,11 +173,16 @@ impl<'a> Hub<'a> {
             .map_err(|e| no_authorities(&e))?;
         Ok(Self {
             client,
-            options,
-            repository,
+            options: options.clone(),
+            repository: repository.to_owned(),
             base,
             authorization: options.token.as_deref().map(authorization).transpose()?,
         })
+    }
+
+    /// Whether an address is the hub's own.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
     }
 
     /// An address below the endpoint; each segment is escaped on its own.
@@ -181,18 +195,18 @@ impl<'a> Hub<'a> {
         match written {
             Ok(()) => Ok(url),
             Err(()) => Err(Failure::Final(setting(
-                self.options,
+                &self.options,
                 "no path can follow it",
             ))),
         }
     }
 
     /// Sends a request and follows its redirects.
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: Method,
         mut url: Url,
-        range: Option<u64>,
+        asked: &Asked,
     ) -> Result<Response, Failure> {
         let agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
         for _ in 0..=MAX_REDIRECTS {
@@ -205,8 +219,13 @@ impl<'a> Hub<'a> {
             {
                 request = request.header(AUTHORIZATION, authorization);
             }
-            if let Some(from) = range {
-                request = request.header(RANGE, format!("bytes={from}-"));
+            if let Some(range) = &asked.range {
+                request = request.header(RANGE, range);
+            }
+            if let Some((origin, etag)) = &asked.if_match
+                && *origin == url.origin().ascii_serialization()
+            {
+                request = request.header(IF_MATCH, etag);
             }
             let response = request.send().await.map_err(|e| passing(&e))?;
             if !response.status().is_redirection() {
@@ -239,7 +258,7 @@ impl<'a> Hub<'a> {
         Err(self.protocol(&url, "a file", "more redirects than any file needs"))
     }
 
-    fn protocol(&self, url: &Url, expected: &str, found: impl ToString) -> Failure {
+    pub(super) fn protocol(&self, url: &Url, expected: &str, found: impl ToString) -> Failure {
         Failure::Final(SourceError::Protocol {
             url: shown(url),
             expected: expected.to_owned(),
@@ -248,11 +267,11 @@ impl<'a> Hub<'a> {
     }
 
     /// What an answer's status means for the repository.
-    fn refused(&self, response: &Response, revision: &str) -> Failure {
+    pub(super) fn refused(&self, response: &Response, revision: &str) -> Failure {
         let status = response.status();
         let code = header(response.headers(), "x-error-code").unwrap_or_default();
         let endpoint = self.options.endpoint.clone();
-        let repository = self.repository.to_owned();
+        let repository = self.repository.clone();
         let not_found = || SourceError::NotFound {
             repository: repository.clone(),
             revision: revision.to_owned(),
@@ -295,7 +314,9 @@ impl<'a> Hub<'a> {
         segments.extend(["revision", revision]);
         let mut url = self.url(&segments)?;
         url.set_query(Some("blobs=true"));
-        let mut response = self.send(Method::GET, url.clone(), None).await?;
+        let mut response = self
+            .send(Method::GET, url.clone(), &Asked::default())
+            .await?;
         if !response.status().is_success() {
             return Err(self.refused(&response, revision));
         }
@@ -371,7 +392,9 @@ impl<'a> Hub<'a> {
     /// What the hub says of a file when asked for it alone.
     async fn head(&self, commit: &str, path: String) -> Result<RemoteFile, Failure> {
         let url = self.resolve(commit, &path)?;
-        let response = self.send(Method::HEAD, url.clone(), None).await?;
+        let response = self
+            .send(Method::HEAD, url.clone(), &Asked::default())
+            .await?;
         if !response.status().is_success() && !response.status().is_redirection() {
             return Err(self.refused(&response, commit));
         }
@@ -400,7 +423,7 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn resolve(&self, commit: &str, path: &str) -> Result<Url, Failure> {
+    pub(super) fn resolve(&self, commit: &str, path: &str) -> Result<Url, Failure> {
         let mut segments: Vec<&str> = self.repository.split('/').collect();
         segments.extend(["resolve", commit]);
         segments.extend(path.split('/'));
@@ -415,9 +438,11 @@ impl<'a> Hub<'a> {
         from: u64,
     ) -> Result<Response, Failure> {
         let url = self.resolve(commit, path)?;
-        let response = self
-            .send(Method::GET, url, (from > 0).then_some(from))
-            .await?;
+        let asked = Asked {
+            range: (from > 0).then(|| format!("bytes={from}-")),
+            if_match: None,
+        };
+        let response = self.send(Method::GET, url, &asked).await?;
         match response.status() {
             status if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE => {
                 Ok(response)

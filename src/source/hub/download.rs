@@ -87,14 +87,16 @@ impl<'a> Attempts<'a> {
 
 /// Fetches what is not in the cache yet. The snapshot shows its files only when all of them are there,
 /// so that what an interrupted run leaves is not taken for the whole model. The first file that cannot
-/// be had stops the others where they are.
+/// be had stops the others where they are. Files that are not the whole of what is needed (`is_whole`)
+/// are kept as blobs, and no snapshot shows them.
 pub(super) fn all(
-    hub: &Hub<'_>,
+    hub: &Hub,
     cache: &RepoCache,
     commit: &str,
     files: &[RemoteFile],
     options: &FetchOptions,
     runtime: &Handle,
+    is_whole: bool,
     progress: &dyn Progress,
 ) -> Result<Vec<SnapshotFile>, SourceError> {
     let next = AtomicUsize::new(0);
@@ -139,7 +141,11 @@ pub(super) fn all(
         let of = |wanted: bool| (verified && wanted).then(|| file.etag.clone());
         Ok(SnapshotFile {
             path: file.path.clone(),
-            local: cache.link(commit, file)?,
+            local: match is_whole {
+                true => cache.link(commit, file)?,
+                false => cache.lies_at(commit, file),
+            },
+            remote: None,
             size_bytes: file.size_bytes,
             sha256: of(file.in_lfs),
             git_blob: of(!file.in_lfs && is_commit(&file.etag)),
@@ -162,7 +168,7 @@ impl Drop for Shown<'_> {
 
 /// What every download needs.
 struct Fetch<'a> {
-    hub: &'a Hub<'a>,
+    hub: &'a Hub,
     cache: &'a RepoCache,
     commit: &'a str,
     options: &'a FetchOptions,

@@ -1,21 +1,28 @@
 //! Repositories in the hub's protocol, kept in its standard cache.
 //!
-//! [`settings`] says where, [`client`] asks, [`download`] fetches, [`cache`] keeps. What is complete in
+//! [`settings`] says where, [`client`] asks, [`download`] fetches whole files, [`parts`] reads weights
+//! without downloading them, [`cache`] and [`blocks`] keep. What is complete in
 //! the cache is not fetched again, and without a network it is used as it is.
 
+mod blocks;
 mod cache;
 mod client;
 mod download;
+mod parts;
 mod settings;
 
 pub use settings::FetchOptions;
 
-use super::{Progress, Snapshot, SourceError, gguf_models, is_needed, needed};
+use super::{Progress, Snapshot, SnapshotFile, SourceError};
+use super::{gguf_models, is_needed, is_weights, needed};
 use cache::RepoCache;
-use client::Hub;
+use client::{Hub, RemoteFile};
 use download::Attempts;
+use parts::{Parts, Session};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// The revision that a name without one means.
 const MAIN: &str = "main";
@@ -106,16 +113,39 @@ pub(super) fn snapshot(
     if listing.files.is_empty() {
         return Err(SourceError::EmptyFolder(repository.into()));
     }
-    let commit = listing.commit.as_str();
-    let files = download::all(
+    let commit = listing.commit;
+    let (left, fetched): (Vec<RemoteFile>, Vec<RemoteFile>) = listing
+        .files
+        .into_iter()
+        .partition(|file| options.in_parts && is_weights(&file.path) && !cache.has(&commit, file));
+    let mut files = download::all(
         &hub,
         &cache,
-        commit,
-        &listing.files,
+        &commit,
+        &fetched,
         options,
         runtime.handle(),
+        left.is_empty(),
         progress,
     )?;
-    cache.set_ref(revision, commit)?;
-    Ok(cache.snapshot_of(label(commit), commit, files))
+    if left.is_empty() {
+        cache.set_ref(revision, &commit)?;
+        return Ok(cache.snapshot_of(label(&commit), &commit, files));
+    }
+    let session = Arc::new(Session {
+        runtime,
+        hub,
+        commit: commit.clone(),
+        options: options.clone(),
+        requests: Semaphore::new(options.n_parallel.clamp(1, 32)),
+    });
+    files.extend(left.into_iter().map(|file| SnapshotFile {
+        path: file.path.clone(),
+        local: cache.blob(&file.etag),
+        size_bytes: file.size_bytes,
+        sha256: file.in_lfs.then(|| file.etag.clone()),
+        git_blob: None,
+        remote: Some(Arc::new(Parts::new(Arc::clone(&session), repository, file))),
+    }));
+    Ok(cache.snapshot_of(label(&commit), &commit, files))
 }

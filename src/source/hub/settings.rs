@@ -14,6 +14,12 @@ pub struct FetchOptions {
     pub endpoint: String,
     /// Folder of the cache (`HF_HUB_CACHE`, else `HF_HOME/hub`).
     pub cache: PathBuf,
+    /// Folder for blocks of files that are read in parts (`MODELKIN_BLOCKS`, else `modelkin/blocks` in
+    /// the user's cache).
+    pub blocks: PathBuf,
+    /// Leave weights on the hub and read what is asked for, instead of downloading whole files. What is
+    /// in the cache is used either way.
+    pub in_parts: bool,
     /// Sent to the hub and to no one else (`HF_TOKEN`, else the file that the login leaves).
     pub token: Option<String>,
     /// Ask no server; use what is in the cache (`HF_HUB_OFFLINE`).
@@ -93,11 +99,8 @@ impl FetchOptions {
             .unwrap_or_default();
         let home = PathBuf::from(home);
         let path = |name: &str| lookup(name).map(|value| expanded(&value, &home, lookup));
-        let hf_home = path("HF_HOME").unwrap_or_else(|| {
-            path("XDG_CACHE_HOME")
-                .unwrap_or_else(|| home.join(".cache"))
-                .join("huggingface")
-        });
+        let user_cache = path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let hf_home = path("HF_HOME").unwrap_or_else(|| user_cache.join("huggingface"));
         let cache = path("HF_HUB_CACHE")
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
             .unwrap_or_else(|| hf_home.join("hub"));
@@ -117,6 +120,9 @@ impl FetchOptions {
         Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache,
+            blocks: path("MODELKIN_BLOCKS")
+                .unwrap_or_else(|| user_cache.join("modelkin").join("blocks")),
+            in_parts: false,
             token,
             // The second is asked only where the first says nothing: `HF_HUB_OFFLINE=0` is an answer.
             offline: is_on(lookup("HF_HUB_OFFLINE").or_else(|| lookup("TRANSFORMERS_OFFLINE"))),

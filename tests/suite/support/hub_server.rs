@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +26,12 @@ pub enum Fault {
     IgnoreRange,
     /// More bytes than announced.
     Endless,
+    /// Another part than was asked for, of the right length.
+    WrongRange,
+    /// A part that never ends, though no length was announced.
+    EndlessPart,
+    /// The right part with another etag.
+    Etag(&'static str),
     /// Another body altogether.
     Body(String),
 }
@@ -36,6 +43,7 @@ pub struct Seen {
     pub path: String,
     pub range: Option<String>,
     pub authorization: Option<String>,
+    pub if_match: Option<String>,
     /// Whether it came to the second origin.
     pub at_files: bool,
     /// Bytes of the body that were sent.
@@ -168,7 +176,7 @@ fn serve(
         words.next().unwrap_or_default(),
         words.next().unwrap_or_default(),
     );
-    let (mut range, mut authorization) = (None, None);
+    let (mut range, mut authorization, mut if_match) = (None, None, None);
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
@@ -178,6 +186,7 @@ fn serve(
             let slot = match name.to_ascii_lowercase().as_str() {
                 "range" => &mut range,
                 "authorization" => &mut authorization,
+                "if-match" => &mut if_match,
                 _ => continue,
             };
             *slot = Some(value.trim().to_owned());
@@ -188,6 +197,7 @@ fn serve(
         path: target.to_owned(),
         range,
         authorization,
+        if_match,
         at_files,
         n_sent: 0,
     };
@@ -240,7 +250,7 @@ fn answer(
         let repository = format!("{org}/{name}");
         let none = !files.keys().any(|(r, _)| *r == repository);
         if let Some(fault) = take_fault(state, "list") {
-            return faulty(&fault, b"{}", 0, seen, out);
+            return faulty(&fault, b"{}", 0..2, seen, out);
         }
         if none {
             let code = ("X-Error-Code", "RepoNotFound".to_owned());
@@ -340,21 +350,16 @@ fn answer(
         ];
         return respond(out, "200 OK", &headers, b"");
     }
-    let from = seen
-        .range
-        .as_deref()
-        .and_then(|r| {
-            r.strip_prefix("bytes=")?
-                .split('-')
-                .next()?
-                .parse::<usize>()
-                .ok()
-        })
-        .unwrap_or(0);
+    let asked = seen.range.as_deref().and_then(|r| {
+        let (from, last) = r.strip_prefix("bytes=")?.split_once('-')?;
+        let end = last.parse::<usize>().map_or(content.len(), |last| last + 1);
+        Some((from.parse::<usize>().ok()?, end.min(content.len())))
+    });
+    let (from, end) = asked.unwrap_or((0, content.len()));
     if let Some(fault) = take_fault(state, &file) {
-        return faulty(&fault, content, from, seen, out);
+        return faulty(&fault, content, from..end, seen, out);
     }
-    whole(content, from, &id, seen, out)
+    whole(content, from..end, &id, seen, out)
 }
 
 fn take_fault(state: &Mutex<State>, path: &str) -> Option<Fault> {
@@ -366,35 +371,41 @@ fn take_fault(state: &Mutex<State>, path: &str) -> Option<Fault> {
         .and_then(VecDeque::pop_front)
 }
 
+fn content_range(asked: &Range<usize>, content: &[u8]) -> String {
+    let last = asked.end.saturating_sub(1);
+    format!("bytes {}-{last}/{}", asked.start, content.len())
+}
+
 fn whole(
     content: &[u8],
-    from: usize,
+    asked: Range<usize>,
     id: &str,
     seen: &mut Seen,
     out: &mut TcpStream,
 ) -> std::io::Result<()> {
     let etag = ("ETag", format!("\"{id}\""));
-    seen.n_sent = content.len().saturating_sub(from);
-    if seen.range.is_some() && from < content.len() {
-        let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+    if seen.range.is_some() && asked.start < asked.end {
+        seen.n_sent = asked.len();
+        let range = content_range(&asked, content);
         return respond(
             out,
             "206 Partial Content",
             &[etag, ("Content-Range", range)],
-            &content[from..],
+            &content[asked],
         );
     }
+    seen.n_sent = content.len();
     respond(out, "200 OK", &[etag], content)
 }
 
 fn faulty(
     fault: &Fault,
     content: &[u8],
-    from: usize,
+    asked: Range<usize>,
     seen: &mut Seen,
     out: &mut TcpStream,
 ) -> std::io::Result<()> {
-    let rest = &content[from.min(content.len())..];
+    let rest = &content[asked.start.min(content.len())..asked.end];
     let status = if seen.range.is_some() {
         "206 Partial Content"
     } else {
@@ -402,10 +413,7 @@ fn faulty(
     };
     let mut headers = vec![("Content-Length", rest.len().to_string())];
     if seen.range.is_some() {
-        headers.push((
-            "Content-Range",
-            format!("bytes {from}-{}/{}", content.len() - 1, content.len()),
-        ));
+        headers.push(("Content-Range", content_range(&asked, content)));
     }
     match fault {
         Fault::Status(code, name, value) => respond(
@@ -436,6 +444,24 @@ fn faulty(
         Fault::Endless => {
             let more = [content, content].concat();
             respond(out, "200 OK", &[], &more)
+        }
+        Fault::WrongRange => {
+            let other = asked.start + 1..asked.end + 1;
+            headers[1].1 = content_range(&other, content);
+            respond(out, status, &headers, rest)
+        }
+        Fault::EndlessPart => {
+            let mut head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
+            head.push_str(&format!("{}: {}\r\n\r\n", headers[1].0, headers[1].1));
+            out.write_all(head.as_bytes())?;
+            // Ends when the client goes away.
+            loop {
+                out.write_all(&[0; 4096])?;
+            }
+        }
+        Fault::Etag(etag) => {
+            headers.push(("ETag", format!("\"{etag}\"")));
+            respond(out, status, &headers, rest)
         }
         Fault::Body(text) => respond(out, "200 OK", &[], text.as_bytes()),
     }
