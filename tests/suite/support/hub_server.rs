@@ -56,6 +56,8 @@ struct State {
     files: BTreeMap<(String, String), Vec<u8>>,
     faults: HashMap<String, VecDeque<Fault>>,
     seen: Vec<Seen>,
+    /// Requests that are being answered; they are seen once that has ended.
+    n_open: usize,
     gated: bool,
     terse: bool,
 }
@@ -147,8 +149,15 @@ impl HubServer {
         self.state.lock().unwrap().terse = true;
     }
 
-    /// Requests so far, and forgets them.
+    /// Requests so far, and forgets them. A client may have its answer before the server has counted it:
+    /// requests that are being answered are waited for, though not for ever, since some faults stall.
     pub fn seen(&self) -> Vec<Seen> {
+        for _ in 0..500 {
+            if self.state.lock().unwrap().n_open == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         std::mem::take(&mut self.state.lock().unwrap().seen)
     }
 }
@@ -202,8 +211,11 @@ fn serve(
         n_sent: 0,
     };
     let mut out = stream;
+    state.lock().unwrap().n_open += 1;
     let result = answer(&mut seen, ports, state, &mut out);
-    state.lock().unwrap().seen.push(seen);
+    let mut state = state.lock().unwrap();
+    state.n_open -= 1;
+    state.seen.push(seen);
     result
 }
 
