@@ -4,9 +4,11 @@
 use crate::arch::artefact::{Artefacts, FileEntry};
 use crate::arch::{Component, Model, RoleBasis};
 use crate::checkpoint::{self, CheckpointFile};
+use crate::evidence::budget::{self, Chosen};
 use crate::evidence::context::{Observer, Settings};
 use crate::evidence::pair::Pair;
-use crate::evidence::record::TestRecord;
+use crate::evidence::record::{Status, TestRecord};
+use crate::evidence::spec::Need;
 use crate::evidence::{self, layers};
 use crate::report::{
     self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
@@ -36,6 +38,8 @@ pub struct Request {
     pub fetch: FetchOptions,
     /// Ids of the tests to run, in the order of the registry.
     pub tests: Vec<String>,
+    /// Bytes of weights that may be read of both models together; all of them if absent.
+    pub budget_bytes: Option<u64>,
     /// The command line that repeats the audit.
     pub command: Vec<String>,
 }
@@ -97,13 +101,21 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
     ];
     let [reference, candidate] = [&opened[0].model, &opened[1].model];
     let started = Instant::now();
-    let pair = Pair::new(reference, candidate, &request.settings)?;
+    let chosen = request
+        .budget_bytes
+        .map(|n| budget::choose(reference, candidate, n, &request.settings));
+    let [left, right] = match &chosen {
+        Some(chosen) => [&chosen.reference, &chosen.candidate],
+        None => [reference, candidate],
+    };
+    let pair = Pair::new(left, right, &request.settings)?;
     tracing::debug!("phase pairing: {:.2?}", started.elapsed());
     let selected = |id: &str| request.tests.iter().any(|test| test == id);
     let records: Vec<TestRecord> =
         evidence::run(&pair, &request.settings, &selected, as_observer(watch))
             .into_iter()
             .map(refuse_nan)
+            .map(|record| outside_the_budget(record, chosen.as_ref(), &selected))
             .collect();
     let finding = verdict::judge(&records);
     let mut sections = [
@@ -115,6 +127,14 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
         section.notes.push(format!(
             "the component {id} has no counterpart in the other model"
         ));
+    }
+    if let Some(chosen) = &chosen {
+        for (section, (kept, all, n_bytes)) in sections.iter_mut().zip(chosen.counts) {
+            section.notes.push(format!(
+                "of the weights {kept} of {all} tensors were looked at ({n_bytes} bytes): {}",
+                chosen.rule
+            ));
+        }
     }
     let [reference_section, candidate_section] = sections;
     let deepest = reference
@@ -143,6 +163,28 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
         records,
         catalogue: evidence::TESTS.iter().map(|test| test.spec).collect(),
     })
+}
+
+/// A test that could not run says so where the budget may be the reason: a tensor that was not read is
+/// not one that is missing.
+fn outside_the_budget(
+    mut record: TestRecord,
+    chosen: Option<&Chosen>,
+    selected: &dyn Fn(&str) -> bool,
+) -> TestRecord {
+    let needs_weights =
+        evidence::find(record.test).is_some_and(|test| test.spec.needs.contains(&Need::Weights));
+    if chosen.is_some_and(Chosen::leaves_out)
+        && record.status == Status::NotApplicable
+        && needs_weights
+        && selected(record.test)
+    {
+        let reason = record.reason.take().unwrap_or_default();
+        record.reason = Some(format!(
+            "outside the budget, which left tensors out; of what was read: {reason}"
+        ));
+    }
+    record
 }
 
 /// Opens a model: its files, their digests, its tensors and components.

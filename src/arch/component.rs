@@ -70,6 +70,8 @@ pub struct Component {
     pub roles: BTreeMap<Role, Matrix>,
     /// All tensors, those without a role included, in file order.
     pub tensors: Vec<Tensor>,
+    /// Tensors that a budget leaves out: they are there, and nothing may be said of them.
+    pub n_left_out: usize,
     /// Number of layers in the stack.
     pub n_layers: u32,
     /// Width of the residual stream, where known.

@@ -193,6 +193,7 @@ pub(super) fn stack(stack: &Stack, tensors: &[Tensor]) -> Result<Option<Componen
             .map(|m| tensors[m.tensor].clone())
             .collect(),
         n_layers: numbers.len() as u32,
+        n_left_out: 0,
         hidden_size: Some(d),
     }))
 }

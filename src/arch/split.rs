@@ -267,6 +267,7 @@ fn named_component(
             .map(|m| tensors[m.tensor].clone())
             .collect(),
         n_layers: position.len() as u32,
+        n_left_out: 0,
         hidden_size: None,
     })
 }
@@ -334,6 +335,7 @@ fn plain(kind: ComponentKind, prefix: &str, members: Vec<Tensor>) -> Component {
         roles: BTreeMap::new(),
         tensors: members,
         n_layers: 0,
+        n_left_out: 0,
         hidden_size: None,
     }
 }

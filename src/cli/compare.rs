@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Look at every layer of deep models instead of an even spread
     #[arg(long)]
     all_layers: bool,
+    /// Read at most so much of the weights of both models together, e.g. 100MB or 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = budget, conflicts_with = "full")]
+    budget: Option<u64>,
     /// Download a repository's weights instead of reading the parts that the tests ask for
     #[arg(long)]
     full: bool,
@@ -69,6 +72,33 @@ fn test_id(id: &str) -> Result<String, String> {
     ))
 }
 
+/// Bytes as people write them: a whole number with nothing, kB, MB, GB (powers of 1000) or KiB, MiB,
+/// GiB after it.
+fn budget(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => {
+            return Err("expected a whole number of bytes, kB, MB, GB, KiB, MiB or GiB".to_owned());
+        }
+    };
+    let number = number.parse::<u64>().ok();
+    number
+        .and_then(|n| n.checked_mul(factor))
+        .filter(|&n| n > 0)
+        .ok_or_else(|| "expected a whole number above 0 that 64 bits hold".to_owned())
+}
+
 /// The command line that repeats the audit, without what only changes where the report goes.
 fn command(args: &Args) -> Vec<String> {
     let mut command = vec!["modelkin".to_owned(), "compare".to_owned()];
@@ -78,6 +108,9 @@ fn command(args: &Args) -> Vec<String> {
         if !ids.is_empty() {
             command.extend([flag.to_owned(), ids.join(",")]);
         }
+    }
+    if let Some(budget) = args.budget {
+        command.extend(["--budget".to_owned(), budget.to_string()]);
     }
     if args.all_layers {
         command.push("--all-layers".to_owned());
@@ -153,6 +186,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             ..FetchOptions::default()
         },
         tests,
+        budget_bytes: args.budget,
         command: command(&args),
     };
     let report = audit::compare(&request, &bars)?;
@@ -185,4 +219,19 @@ fn exit_code(relation: Relation, fail_on: &[FailOn]) -> ExitCode {
         Some(false) => false,
     };
     ExitCode::from(if stop { 3 } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::budget;
+
+    #[test]
+    fn a_budget_is_read_as_people_write_it() {
+        assert_eq!(budget("100MB"), Ok(100_000_000));
+        assert_eq!(budget("2 GiB"), Ok(2 << 30));
+        assert_eq!(budget("7"), Ok(7));
+        for text in ["", "MB", "-1", "0", "1.5GB", "1 mile", "99999999999GB"] {
+            assert!(budget(text).is_err(), "{text}");
+        }
+    }
 }

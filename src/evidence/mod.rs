@@ -5,6 +5,7 @@
 //! that it speaks of, measured, not applicable (with the reason) or failed (with the error).
 
 pub mod block;
+pub mod budget;
 pub mod context;
 pub mod correspondence;
 pub mod layers;

@@ -229,7 +229,8 @@ fn compare_roles(
         }
     }
     let share = |component: &Component, paired: &HashSet<&str>| {
-        n_covered(component, paired, &roles) as f64 / component.tensors.len().max(1) as f64
+        let n = component.tensors.len() + component.n_left_out;
+        n_covered(component, paired, &roles) as f64 / n.max(1) as f64
     };
     Ok(share(a, &paired[0]).min(share(b, &paired[1])))
 }

@@ -103,6 +103,12 @@ impl Tensor {
         self.dtype.bytes_of(0..self.n_elements).end
     }
 
+    /// Where it lies in its file, in bytes.
+    pub fn byte_range(&self) -> Range<u64> {
+        // The constructor saw to it that the end can be written.
+        self.offset..self.offset.saturating_add(self.size_bytes())
+    }
+
     /// Path of the file it lies in, relative to the model's root.
     pub fn file(&self) -> &str {
         self.bytes.file()

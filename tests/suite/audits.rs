@@ -28,6 +28,7 @@ fn try_compare_with(
         settings: Settings::default(),
         fetch: FetchOptions::default(),
         tests: tests.iter().map(|id| (*id).to_owned()).collect(),
+        budget_bytes: None,
         command: vec!["modelkin".to_owned(), "compare".to_owned()],
     };
     audit::compare(&request, &Unwatched)

@@ -407,6 +407,7 @@ fn two_models_on_a_hub_are_audited() {
             "unit-permutation".to_owned(),
             "shared-initialisation".to_owned(),
         ],
+        budget_bytes: None,
         command: Vec::new(),
     };
     let report = audit::compare(&request, &Unwatched).unwrap();

@@ -9,6 +9,7 @@ use modelkin::evidence::context::Settings;
 use modelkin::report::Report;
 use modelkin::source::bytes::ByteSource;
 use modelkin::source::{self, FetchOptions};
+use modelkin::verdict::Relation;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,21 +46,18 @@ fn put_zoo(server: &HubServer, id: &str) {
     }
 }
 
-fn compare(fetch: FetchOptions, ids: [&str; 2], tests: &[&str]) -> Report {
+fn compare(fetch: FetchOptions, ids: [&str; 2], budget_bytes: Option<u64>) -> Report {
+    let tests = modelkin::evidence::TESTS.iter();
     let request = Request {
         reference: format!("hf:zoo/{}", ids[0]).parse().unwrap(),
         candidate: format!("hf:zoo/{}", ids[1]).parse().unwrap(),
         settings: Settings::default(),
         fetch,
-        tests: tests.iter().map(|&id| id.to_owned()).collect(),
+        tests: tests.map(|test| test.spec.id.to_owned()).collect(),
+        budget_bytes,
         command: Vec::new(),
     };
     audit::compare(&request, &Unwatched).unwrap()
-}
-
-fn all_tests() -> Vec<&'static str> {
-    let tests = modelkin::evidence::TESTS.iter();
-    tests.map(|test| test.spec.id).collect()
 }
 
 #[test]
@@ -226,13 +224,12 @@ fn an_audit_in_parts_finds_what_one_of_whole_files_finds() {
     for id in ["llama-a", "llama-a-tuned", "llama-a-other-seed"] {
         put_zoo(&server, id);
     }
-    let tests = all_tests();
     for candidate in ["llama-a-tuned", "llama-a-other-seed"] {
         let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
         let ids = ["llama-a", candidate];
-        let of_parts = compare(in_parts(&server, &parts), ids, &tests);
+        let of_parts = compare(in_parts(&server, &parts), ids, None);
         assert!(n_sent(&server.seen()) > 0);
-        let of_whole = compare(options(&server, &whole), ids, &tests);
+        let of_whole = compare(options(&server, &whole), ids, None);
         server.seen();
         assert_eq!(of_parts.finding, of_whole.finding, "{candidate}");
         for (x, y) in of_parts.records.iter().zip(&of_whole.records) {
@@ -244,4 +241,76 @@ fn an_audit_in_parts_finds_what_one_of_whole_files_finds() {
         assert!(stated, "{identity:?}");
         assert!(!format!("{:?}", of_whole.records[0]).contains("digests-stated"));
     }
+}
+
+#[test]
+fn within_a_budget_no_more_is_fetched_and_the_verdict_is_that_of_the_whole() {
+    let (server, folder) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let pairs = [
+        ["llama-a", "llama-a-tuned"],
+        ["llama-a", "llama-a-other-seed"],
+        ["gpt2-a", "gpt2-a-tuned"],
+        ["gpt2-a", "gpt2-a-other-seed"],
+    ];
+    for id in pairs.iter().flatten() {
+        put_zoo(&server, id);
+    }
+    for (n, ids) in pairs.into_iter().enumerate() {
+        let whole = compare(options(&server, folder.path()), ids, None);
+        let size = |id: &str| fs::metadata(zoo(id).join(WEIGHTS)).unwrap().len();
+        for share in [3, 2] {
+            server.seen();
+            let budget = (size(ids[0]) + size(ids[1])) * share / 4;
+            // A cache of its own: what another run left would not be fetched.
+            let cache = folder.path().join(format!("{n}-{share}"));
+            let within = compare(in_parts(&server, &cache), ids, Some(budget));
+            let n_sent = n_sent(&server.seen()) as u64;
+            println!(
+                "{ids:?}: {n_sent} of {budget} bytes, {:?}",
+                within.finding.overall.relation
+            );
+            assert!(
+                n_sent > 0 && n_sent <= budget,
+                "{ids:?}: {n_sent} of {budget}"
+            );
+            assert_eq!(
+                within.finding.overall.relation, whole.finding.overall.relation,
+                "{ids:?} within {budget} bytes"
+            );
+            let note = within
+                .reference
+                .notes
+                .iter()
+                .any(|n| n.contains("within the budget"));
+            assert!(note, "{:?}", within.reference.notes);
+        }
+    }
+}
+
+#[test]
+fn a_budget_that_holds_nothing_says_so_in_every_test_of_weights() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    for id in ["llama-a", "llama-a-tuned"] {
+        put_zoo(&server, id);
+    }
+    let fetch = in_parts(&server, cache.path());
+    let report = compare(fetch, ["llama-a", "llama-a-tuned"], Some(1000));
+    // The headers, without which there is no model.
+    assert_eq!(n_sent(&server.seen()), 2 * (64 << 10));
+    let identity = report.records.iter().find(|r| r.test == "tensor-identity");
+    let reason = identity.and_then(|r| r.reason.clone()).unwrap();
+    assert!(reason.starts_with("outside the budget"), "{reason}");
+}
+
+#[test]
+fn a_copy_of_which_a_part_was_read_is_not_called_one() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    put_zoo(&server, "llama-a");
+    let fetch = in_parts(&server, cache.path());
+    let ids = ["llama-a", "llama-a"];
+    let whole = compare(fetch.clone(), ids, None);
+    assert_eq!(whole.finding.overall.relation, Relation::Identical);
+    let part = compare(fetch, ids, Some(600_000));
+    assert_ne!(part.finding.overall.relation, Relation::Identical);
+    assert_eq!(part.finding.overall.relation.related(), Some(true));
 }
