@@ -287,6 +287,34 @@ impl Matrix {
         Ok(())
     }
 
+    /// The bytes of the blocks of rows of a range, one row after the other: `None` where the type has no
+    /// blocks, or a row is not a whole number of them (or transposed). Runs on the calling thread.
+    ///
+    /// # Errors
+    /// When a row does not exist or cannot be read.
+    pub fn read_blocks(&self, range: Range<usize>) -> Result<Option<Vec<u8>>, TensorError> {
+        let (dtype, n_cols) = (self.tensor.dtype(), self.n_cols());
+        let is_whole = n_cols.is_multiple_of(dtype.block_elements());
+        if dtype.block_elements() == 1 || self.transposed || !is_whole {
+            return Ok(None);
+        }
+        if range.end > self.n_rows() {
+            return Err(TensorError::index(&self.tensor, range.end, self.n_rows()));
+        }
+        if let Some(elements) = self.contiguous_elements() {
+            let start = elements.start + range.start * n_cols;
+            let bytes = dtype.bytes_of(start..start + range.len() * n_cols);
+            return Ok(Some(self.tensor.read_bytes(bytes)?.into_owned()));
+        }
+        let mut bytes = Vec::new();
+        for row in range {
+            let start = self.stored_row(row)? * n_cols;
+            let row = dtype.bytes_of(start..start + n_cols);
+            bytes.extend_from_slice(&self.tensor.read_bytes(row)?);
+        }
+        Ok(Some(bytes))
+    }
+
     /// The stored elements that the view shows, where they lie one after the other in its order.
     pub fn contiguous_elements(&self) -> Option<Range<usize>> {
         match &self.rows {

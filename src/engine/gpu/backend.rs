@@ -225,9 +225,7 @@ impl<R: Runtime> Backend for Gpu<R> {
         let out = self.empty(ids.len(), table.n_in())?;
         if !ids.is_empty() {
             let ids = self.device.upload_indices(ids)?;
-            for part in table.tables() {
-                rows::embed(&self.device, &part, &ids, &out.words, table.n_in(), scale)?;
-            }
+            table.embed(&self.device, &ids, &out.words, scale)?;
         }
         Ok(out)
     }

@@ -48,7 +48,7 @@ impl<R: Runtime> Gpu<R> {
             return Ok(out);
         }
         let padded_x = linear::pad(&self.device, &x.words, x.n_rows, x.n_cols)?;
-        for part in weight.parts() {
+        weight.for_each_part(&self.device, |part| {
             linear::linear(
                 &self.device,
                 &padded_x,
@@ -57,8 +57,8 @@ impl<R: Runtime> Gpu<R> {
                 &out.words,
                 (x.n_rows, padded(x.n_cols), weight.n_out()),
                 version,
-            )?;
-        }
+            )
+        })?;
         Ok(out)
     }
 
@@ -99,10 +99,10 @@ impl<R: Runtime> Gpu<R> {
             return Ok(out);
         }
         let sizes = (x.n_rows, padded(x.n_cols), weight.n_out());
-        for part in weight.parts() {
+        weight.for_each_part(&self.device, |part| {
             let bias = bias.map(|b| &b.words);
-            tensor_core::linear(&self.device, &x.halves, part, bias, &out.words, sizes)?;
-        }
+            tensor_core::linear(&self.device, &x.halves, part, bias, &out.words, sizes)
+        })?;
         Ok(out)
     }
 
@@ -117,10 +117,10 @@ impl<R: Runtime> Gpu<R> {
     ) -> Result<Vec<f32>, EngineError> {
         let out = self.empty(x.n_rows, weight.n_out())?;
         let sizes = (x.n_rows, padded(x.n_cols), weight.n_out());
-        for part in weight.parts() {
+        weight.for_each_part(&self.device, |part| {
             let bias = Some(&bias.words);
-            tensor_core::linear_by(&self.device, &x.halves, part, bias, &out.words, sizes, tile)?;
-        }
+            tensor_core::linear_by(&self.device, &x.halves, part, bias, &out.words, sizes, tile)
+        })?;
         self.device.download(&out.words)
     }
 }

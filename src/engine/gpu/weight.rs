@@ -1,23 +1,35 @@
 //! Weights on the device: in the type in which they are stored where kernels read it, else as f32.
+//!
+//! Block-quantized weights stay blocks, which a kernel decodes as they are used (`kernels/blocks.rs`); of the
+//! types that it does not decode, f32 is brought instead.
 
 use super::device::{Device, Words};
+use super::kernels::blocks::{self, BlockRows};
 use super::kernels::linear::{Part, padded};
 use super::kernels::number::Stored;
-use super::kernels::rows::TablePart;
+use super::kernels::rows::{self, TablePart};
 use crate::engine::EngineError;
-use crate::tensor::{DType, Matrix};
+use crate::tensor::{BlockType, DType, Matrix};
 use cubecl::prelude::Runtime;
 
 /// Bytes that are read from a checkpoint and brought to the device at a time.
 const STAGED_BYTES: usize = 256 << 20;
 
-/// A weight `[n_out, n_in]`: f32, bf16 and f16 as they are stored, everything else as f32.
+/// Bytes of f32 that blocks are decoded to at a time.
+const DECODED_BYTES: usize = 64 << 20;
+
+/// A weight `[n_out, n_in]`: f32, bf16, f16 and most block-quantized types as they are stored, everything else
+/// as f32.
 ///
-/// Rows are padded with zeros to whole chunks of columns, and lie in as many arrays as the device's limit
-/// asks for.
+/// Rows are padded with zeros to whole chunks of columns (blocks are not), and lie in as many arrays as the
+/// device's limit asks for.
 pub struct GpuWeight {
     parts: Vec<StoredRows>,
     stored: Stored,
+    /// How the parts are coded, where they are blocks; what a product reads is `stored` all the same.
+    block: Option<BlockType>,
+    /// Rows that are decoded at a time.
+    n_decoded: usize,
     n_in: usize,
     n_out: usize,
 }
@@ -40,10 +52,23 @@ impl GpuWeight {
             _ => Stored::F32,
         };
         let (n_out, n_in) = (matrix.n_rows(), matrix.n_cols());
-        let row_bytes = padded(n_in) * 4 / stored.per_word();
+        let block = match matrix.tensor().dtype() {
+            DType::Block(block)
+                if blocks::is_decoded(block) && matrix.read_blocks(0..0)?.is_some() =>
+            {
+                Some(block)
+            }
+            _ => None,
+        };
+        let wide_bytes = padded(n_in) * 4 / stored.per_word();
+        let row_bytes = match block {
+            Some(block) => n_in / block.block_elements() * block.block_bytes(),
+            None => wide_bytes,
+        };
         let limit = usize::try_from(device.limits().buffer_bytes).unwrap_or(usize::MAX);
         let rows_at_a_time = (limit.min(STAGED_BYTES) / row_bytes).min(n_out);
-        if rows_at_a_time == 0 {
+        let n_decoded = (limit / wide_bytes).min((DECODED_BYTES / wide_bytes).max(1));
+        if rows_at_a_time == 0 || n_decoded == 0 {
             return Err(device.error(format!(
                 "a row of {n_in} columns is larger than an array may be"
             )));
@@ -52,7 +77,15 @@ impl GpuWeight {
         for first in (0..n_out).step_by(rows_at_a_time) {
             let rows = first..n_out.min(first + rows_at_a_time);
             let n_rows = rows.len();
-            let words = device.upload_bytes(read(matrix, rows, stored)?)?;
+            let bytes = match block {
+                Some(_) => matrix.read_blocks(rows.clone())?,
+                None => None,
+            };
+            let bytes = match bytes {
+                Some(bytes) => bytes,
+                None => read(matrix, rows, stored)?,
+            };
+            let words = device.upload_bytes(bytes)?;
             parts.push(StoredRows {
                 words,
                 first,
@@ -62,6 +95,8 @@ impl GpuWeight {
         Ok(Self {
             parts,
             stored,
+            block,
+            n_decoded,
             n_in,
             n_out,
         })
@@ -82,25 +117,93 @@ impl GpuWeight {
         self.stored
     }
 
-    /// The arrays, as a product reads them.
-    pub(super) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        self.parts.iter().map(|part| Part {
-            words: &part.words,
-            stored: self.stored,
-            first: part.first,
-            n_rows: part.n_rows,
-        })
+    /// Words that the weight occupies.
+    #[cfg(test)]
+    pub(super) fn n_words(&self) -> usize {
+        self.parts.iter().map(|part| part.words.len()).sum()
     }
 
-    /// The arrays, as a table of rows.
-    pub(super) fn tables(&self) -> impl Iterator<Item = TablePart<'_>> {
-        self.parts.iter().map(|part| TablePart {
+    /// Decodes other numbers of rows at a time, at least one.
+    #[cfg(test)]
+    pub(super) fn decode_at_a_time(&mut self, n_rows: usize) {
+        self.n_decoded = n_rows.max(1);
+    }
+
+    /// Gives `each` the arrays as a product reads them, one after the other. Blocks are decoded here, some rows
+    /// at a time, into memory that is let go of after `each`; the device works in the order of launches.
+    ///
+    /// # Errors
+    /// As `each`, and when blocks cannot be decoded.
+    pub(super) fn for_each_part<R: Runtime>(
+        &self,
+        device: &Device<R>,
+        mut each: impl FnMut(Part<'_>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        for part in &self.parts {
+            let Some(block) = self.block else {
+                each(Part {
+                    words: &part.words,
+                    stored: self.stored,
+                    first: part.first,
+                    n_rows: part.n_rows,
+                })?;
+                continue;
+            };
+            for from in (0..part.n_rows).step_by(self.n_decoded) {
+                let n_rows = self.n_decoded.min(part.n_rows - from);
+                let words = device.empty(n_rows * padded(self.n_in))?;
+                let rows = self.block_rows(part, block);
+                blocks::decode(device, rows, from, padded(self.n_in), &words)?;
+                each(Part {
+                    words: &words,
+                    stored: self.stored,
+                    first: part.first + from,
+                    n_rows,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn block_rows<'a>(&self, part: &'a StoredRows, block: BlockType) -> BlockRows<'a> {
+        BlockRows {
             words: &part.words,
+            block,
             first: part.first,
             n_rows: part.n_rows,
-            stride: padded(self.n_in) / self.stored.per_word(),
-            stored: self.stored,
-        })
+            n_cols: self.n_in,
+        }
+    }
+
+    /// Writes the rows that `ids` name, times `scale`, to `out`.
+    ///
+    /// # Errors
+    /// When the device cannot count so many.
+    pub(super) fn embed<R: Runtime>(
+        &self,
+        device: &Device<R>,
+        ids: &Words,
+        out: &Words,
+        scale: f32,
+    ) -> Result<(), EngineError> {
+        for part in &self.parts {
+            match self.block {
+                Some(block) => {
+                    blocks::embed(device, self.block_rows(part, block), ids, out, scale)?;
+                }
+                None => {
+                    let table = TablePart {
+                        words: &part.words,
+                        first: part.first,
+                        n_rows: part.n_rows,
+                        stride: padded(self.n_in) / self.stored.per_word(),
+                        stored: self.stored,
+                    };
+                    rows::embed(device, &table, ids, out, self.n_in, scale)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(super) mod attention;
 mod attention_tiles;
+pub(super) mod blocks;
 pub(super) mod elementwise;
 pub(super) mod gram;
 pub(super) mod linear;

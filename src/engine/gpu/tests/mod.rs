@@ -1,6 +1,7 @@
 //! Every kernel against its plain version, on whatever device there is.
 
 mod attentions;
+mod blocks;
 mod products;
 
 use super::backend::{Buffer, Gpu};
