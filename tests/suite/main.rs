@@ -16,6 +16,7 @@ mod parity;
 mod pictures;
 mod published;
 mod pytorch;
+mod quantized;
 mod support;
 mod text;
 mod verdicts;
