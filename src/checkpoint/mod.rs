@@ -8,11 +8,13 @@ mod error;
 mod gguf;
 mod index;
 mod pytorch;
+mod quantized;
 mod safetensors;
 mod shards;
 mod tokenizer;
 
 pub use error::CheckpointError;
+pub use quantized::reads as reads_quantization;
 pub use tokenizer::{EmbeddedToken, EmbeddedTokenizer};
 
 use crate::source::bytes::ByteSource;
@@ -108,6 +110,7 @@ pub fn open(files: &[CheckpointFile]) -> Result<Checkpoint, CheckpointError> {
             ));
         }
     }
+    quantized::assemble(files, &mut checkpoint)?;
     let mut seen: HashMap<&str, &str> = HashMap::with_capacity(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {
         if let Some(first) = seen.insert(tensor.name(), tensor.file()) {

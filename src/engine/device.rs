@@ -53,8 +53,8 @@ fn with_card<V: Visitor>(name: &str, visitor: V) -> Result<V::Output, EngineErro
 /// The devices that can be named, each with its description.
 pub fn devices() -> Vec<(String, String)> {
     let threads = rayon::current_num_threads();
-    let mut found = vec![("cpu".to_owned(), format!("f32, {threads} threads"))];
+    let found = [("cpu".to_owned(), format!("f32, {threads} threads"))].into_iter();
     #[cfg(feature = "gpu")]
-    found.extend(super::gpu::devices());
-    found
+    let found = found.chain(super::gpu::devices());
+    found.collect()
 }

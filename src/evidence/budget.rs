@@ -19,18 +19,19 @@ type Block = (String, u64);
 
 /// The blocks that a tensor touches.
 fn blocks(tensor: &Tensor) -> impl Iterator<Item = Block> + '_ {
-    let range = tensor.byte_range();
-    let numbers = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
-    numbers.map(|number| (tensor.file().to_owned(), number))
+    let ranges = tensor.byte_ranges().into_iter();
+    ranges.flat_map(|(file, range)| {
+        let numbers = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
+        numbers.map(move |number| (file.to_owned(), number))
+    })
 }
 
 /// The blocks before the first tensor of each file: headers, which opening the model has read.
 fn headers(model: &Model) -> BTreeSet<Block> {
     let mut first: BTreeMap<&str, u64> = BTreeMap::new();
-    for tensor in &model.tensors {
-        let start = tensor.byte_range().start;
-        let known = first.entry(tensor.file()).or_insert(start);
-        *known = start.min(*known);
+    for (file, range) in model.tensors.iter().flat_map(Tensor::byte_ranges) {
+        let known = first.entry(file).or_insert(range.start);
+        *known = range.start.min(*known);
     }
     let of_file = |(file, end): (&str, u64)| {
         let numbers = 0..end.div_ceil(BLOCK_BYTES);

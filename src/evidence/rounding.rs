@@ -115,7 +115,7 @@ fn compare_bounded(
     (y, dtype_y, bounds_y): (Vec<f32>, DType, Option<Vec<f32>>),
 ) -> Values {
     let forward = widened(bounds_y, bounds_x.as_deref());
-    let backward = bounds_x.filter(|_| !matches!(dtype_y, DType::Block(_)));
+    let backward = bounds_x.filter(|_| !dtype_y.is_quantized());
     compare_values(
         (&x, dtype_x, backward.as_deref()),
         (&y, dtype_y, forward.as_deref()),

@@ -20,7 +20,7 @@ use super::rounding::{self, Values};
 use super::spec::{Need, Scope, TestSpec};
 use super::{Run, Test};
 use crate::arch::{Component, Role};
-use crate::tensor::{DType, Matrix, Tensor, TensorError};
+use crate::tensor::{Matrix, Tensor, TensorError};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -83,7 +83,7 @@ impl Seen {
 fn chunk(a: &Tensor, b: &Tensor, start: usize) -> Result<Seen, TensorError> {
     let end = a.n_elements().min(start + CHUNK);
     let mut seen = Seen::default();
-    if a.dtype() != b.dtype() {
+    if a.dtype() != b.dtype() || !b.parts().is_empty() {
         seen.values = rounding::compare(a, b, start..end)?;
         return Ok(seen);
     }
@@ -116,9 +116,43 @@ fn chunks(a: &Tensor, b: &Tensor, starts: &[usize]) -> Result<Seen, TensorError>
     }))
 }
 
+/// Whether two coded tensors are stored alike: the same parts with the same bytes.
+fn stored_alike(a: &Tensor, b: &Tensor) -> Result<bool, TensorError> {
+    let (a, b) = (a.parts(), b.parts());
+    if a.is_empty() || a.len() != b.len() {
+        return Ok(false);
+    }
+    for (x, y) in a.iter().zip(b) {
+        let same = x.kind == y.kind && x.tensor.dtype() == y.tensor.dtype();
+        if !same || x.tensor.shape() != y.tensor.shape() {
+            return Ok(false);
+        }
+        let (x, y) = (&x.tensor, &y.tensor);
+        for start in (0..x.size_bytes()).step_by(CHUNK) {
+            let range = start..x.size_bytes().min(start + CHUNK as u64);
+            if x.read_bytes(range.clone())? != y.read_bytes(range)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
 /// Compares two tensors of equal shape.
 fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorError> {
     let n = a.n_elements();
+    if stored_alike(a, b)? {
+        let (n, n_bytes) = (n as f64, b.size_bytes() as f64);
+        counts.n_elements += n;
+        counts.n_bytes += n_bytes;
+        counts.n_equal += n;
+        counts.n_equal_rounded += n;
+        counts.n_equal_reversed += n;
+        counts.n_equal_bytes += n_bytes;
+        counts.n_tensors += 1;
+        counts.n_equal_tensors += 1;
+        return Ok(());
+    }
     let starts: Vec<usize> = (0..n).step_by(CHUNK).collect();
     let n_chunks = starts.len();
     let spread: Vec<usize> = match n_chunks > N_SPREAD {
@@ -151,7 +185,6 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
 /// Compares the values of two matrices of one role, which other layouts store in other tensors.
 fn compare_role(a: &Matrix, b: &Matrix, counts: &mut Counts) -> Result<(), TensorError> {
     let (n_rows, n_cols) = (a.n_rows(), a.n_cols());
-    let dtype = b.tensor().dtype();
     let mut values = Values::default();
     let step = (CHUNK / n_cols.max(1)).max(1);
     for start in (0..n_rows).step_by(step) {
@@ -164,7 +197,7 @@ fn compare_role(a: &Matrix, b: &Matrix, counts: &mut Counts) -> Result<(), Tenso
     let n = values.n() as f64;
     counts.n_elements += n;
     // Their bytes lie elsewhere: none of them counts as equal in place.
-    counts.n_bytes += n * dtype.size_bytes() as f64 / dtype.block_elements() as f64;
+    counts.n_bytes += n * b.tensor().size_bytes() as f64 / b.tensor().n_elements() as f64;
     counts.n_equal += values.n_equal as f64;
     counts.n_equal_rounded += values.n_rounded() as f64;
     counts.n_equal_reversed += values.n_reversed() as f64;
@@ -243,9 +276,10 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
     for found in &pair.correspondence.pairs {
         let a = &pair.reference.tensors[found.reference];
         let b = &pair.candidate.tensors[found.candidate];
-        if let (DType::Block(block), true) = (b.dtype(), a.dtype() != b.dtype()) {
+        if b.dtype().is_quantized() && a.dtype() != b.dtype() {
             let has_bounds = b.read_rounding_bounds(0..0)?.is_some();
-            by_scheme.entry(block.name()).or_insert((0, has_bounds)).0 += 1;
+            let scheme = b.dtype().name();
+            by_scheme.entry(scheme).or_insert((0, has_bounds)).0 += 1;
         }
         if !agree(pair, [roles[0].get(a.name()), roles[1].get(b.name())]) {
             continue;

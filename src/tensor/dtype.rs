@@ -1,6 +1,6 @@
 //! Element types as checkpoints store them, little-endian, and their values as f32.
 
-use super::BlockType;
+use super::{BlockType, Coding};
 use half::{bf16, f16};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -40,6 +40,8 @@ pub enum DType {
     Bool,
     /// A code in a block that shares its scales (llama.cpp's quantized types).
     Block(BlockType),
+    /// A code in another tensor, with scales in a third (see [`super::coded`]).
+    Coded(Coding),
 }
 
 /// The plain types with the names that safetensors gives them.
@@ -62,7 +64,8 @@ const NAMES: &[(DType, &str)] = &[
 ];
 
 impl DType {
-    /// Size of one block: of one element, except in block-quantized types.
+    /// Size of one block: of one element, except in block-quantized types. 0 for coded tensors, whose
+    /// elements have no bytes of their own.
     pub fn size_bytes(self) -> usize {
         match self {
             Self::F64 | Self::I64 | Self::U64 => 8,
@@ -70,6 +73,7 @@ impl DType {
             Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
             Self::F8E4M3 | Self::F8E5M2 | Self::I8 | Self::U8 | Self::Bool => 1,
             Self::Block(block) => block.block_bytes(),
+            Self::Coded(_) => 0,
         }
     }
 
@@ -93,10 +97,13 @@ impl DType {
         (elements.start / size) as u64 * bytes..elements.end.div_ceil(size) as u64 * bytes
     }
 
-    /// The name in safetensors headers, e.g. `BF16`; that of llama.cpp for block-quantized types.
+    /// The name in safetensors headers, e.g. `BF16`; that of llama.cpp for block-quantized types, that of
+    /// the scheme for coded tensors.
     pub fn name(self) -> &'static str {
-        if let Self::Block(block) = self {
-            return block.name();
+        match self {
+            Self::Block(block) => return block.name(),
+            Self::Coded(coding) => return coding.0,
+            _ => {}
         }
         NAMES
             .iter()
@@ -124,12 +131,20 @@ impl DType {
                 | Self::F8E4M3
                 | Self::F8E5M2
                 | Self::Block(_)
+                | Self::Coded(_)
         )
+    }
+
+    /// Whether elements are codes that share scales with others, so that rounding to the type depends
+    /// on more than the value.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, Self::Block(_) | Self::Coded(_))
     }
 
     /// Decodes little-endian elements into f32. F64 and wide integers are rounded to f32.
     ///
-    /// Decodes as many elements, or whole blocks of them, as both sides hold.
+    /// Decodes as many elements, or whole blocks of them, as both sides hold. A coded tensor has no bytes
+    /// from which this could be done: NaN.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
             let (elements, _) = bytes.as_chunks::<N>();
@@ -157,6 +172,7 @@ impl DType {
             Self::U16 => each(bytes, out, |b| f32::from(u16::from_le_bytes(b))),
             Self::U8 | Self::Bool => each(bytes, out, |[b]| f32::from(b)),
             Self::Block(block) => block.dequantize(bytes, out),
+            Self::Coded(_) => out.fill(f32::NAN),
         }
     }
 

@@ -4,12 +4,14 @@
 //! view of it in the orientation of `y = W x` that gives out rows. Both check what they are given;
 //! neither knows what a tensor is for.
 
+pub mod coded;
 mod dtype;
 mod error;
 mod matrix;
 pub mod quant;
 mod store;
 
+pub use coded::Coding;
 pub use dtype::DType;
 pub use error::TensorError;
 pub use matrix::Matrix;

@@ -1,5 +1,6 @@
 //! A named tensor whose values stay where they are stored until they are asked for.
 
+use super::coded::{self, Decoder, Elements, Part};
 use super::{DType, TensorError};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -24,8 +25,19 @@ pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     n_elements: usize,
-    bytes: Arc<dyn TensorBytes>,
-    offset: u64,
+    store: Store,
+}
+
+/// Where the values of a tensor come from.
+#[derive(Clone, Debug)]
+enum Store {
+    /// Its elements, or blocks of them, one after the other.
+    Bytes {
+        bytes: Arc<dyn TensorBytes>,
+        offset: u64,
+    },
+    /// Other tensors, by way of a decoder.
+    Coded(Arc<dyn Decoder>),
 }
 
 impl Tensor {
@@ -49,6 +61,14 @@ impl Tensor {
             .and_then(|n| (n / dtype.block_elements()).checked_mul(dtype.size_bytes()))
             .and_then(|size| offset.checked_add(size as u64));
         let row = shape.last().copied().unwrap_or(1);
+        if matches!(dtype, DType::Coded(_)) {
+            return Err(TensorError::Shape {
+                file: bytes.file().to_owned(),
+                tensor: name,
+                expected: "elements, or blocks of them, one after the other".to_owned(),
+                found: dtype.name().to_owned(),
+            });
+        }
         if n_elements.is_some() && row % dtype.block_elements() != 0 {
             return Err(TensorError::Shape {
                 file: bytes.file().to_owned(),
@@ -67,14 +87,52 @@ impl Tensor {
                 dtype,
                 shape,
                 n_elements,
-                bytes,
-                offset,
+                store: Store::Bytes { bytes, offset },
             }),
             _ => Err(TensorError::TooLarge {
                 file: bytes.file().to_owned(),
                 tensor: name,
                 shape,
             }),
+        }
+    }
+
+    /// A tensor whose values a decoder computes from other tensors.
+    ///
+    /// # Errors
+    /// When the shape has more elements than can be addressed.
+    pub fn coded(
+        name: String,
+        shape: Vec<usize>,
+        decoder: Arc<dyn Decoder>,
+    ) -> Result<Self, TensorError> {
+        let n_elements = shape
+            .iter()
+            .try_fold(1usize, |product, &size| product.checked_mul(size));
+        match n_elements {
+            Some(n_elements) => Ok(Self {
+                name,
+                dtype: DType::Coded(decoder.coding()),
+                shape,
+                n_elements,
+                store: Store::Coded(decoder),
+            }),
+            None => {
+                let file = decoder.parts().first();
+                Err(TensorError::TooLarge {
+                    file: file.map_or(String::new(), |part| part.tensor.file().to_owned()),
+                    tensor: name,
+                    shape,
+                })
+            }
+        }
+    }
+
+    /// The stored tensors behind a coded one: codes, scales, zero points. Empty for all others.
+    pub fn parts(&self) -> &[Part] {
+        match &self.store {
+            Store::Coded(decoder) => decoder.parts(),
+            Store::Bytes { .. } => &[],
         }
     }
 
@@ -98,33 +156,54 @@ impl Tensor {
         self.n_elements
     }
 
-    /// Stored size.
+    /// Stored size; of a coded tensor that of all its parts.
     pub fn size_bytes(&self) -> u64 {
-        self.dtype.bytes_of(0..self.n_elements).end
+        match &self.store {
+            Store::Bytes { .. } => self.dtype.bytes_of(0..self.n_elements).end,
+            Store::Coded(decoder) => decoder
+                .parts()
+                .iter()
+                .fold(0, |sum, part| sum.saturating_add(part.tensor.size_bytes())),
+        }
     }
 
-    /// Where it lies in its file, in bytes.
-    pub fn byte_range(&self) -> Range<u64> {
-        // The constructor saw to it that the end can be written.
-        self.offset..self.offset.saturating_add(self.size_bytes())
+    /// Where what it is stored as lies, in bytes of each file: one range, or one of each part.
+    pub fn byte_ranges(&self) -> Vec<(&str, Range<u64>)> {
+        match &self.store {
+            // The constructor saw to it that the end can be written.
+            Store::Bytes { bytes, offset } => {
+                let end = offset.saturating_add(self.size_bytes());
+                vec![(bytes.file(), *offset..end)]
+            }
+            Store::Coded(decoder) => {
+                let parts = decoder.parts().iter();
+                parts.flat_map(|part| part.tensor.byte_ranges()).collect()
+            }
+        }
     }
 
-    /// Path of the file it lies in, relative to the model's root.
+    /// Path of the file it lies in, relative to the model's root; of a coded tensor that of its codes.
     pub fn file(&self) -> &str {
-        self.bytes.file()
+        match &self.store {
+            Store::Bytes { bytes, .. } => bytes.file(),
+            Store::Coded(decoder) => decoder.parts().first().map_or("", |p| p.tensor.file()),
+        }
     }
 
-    /// Stored bytes, `range` counted from the tensor's first byte.
+    /// Stored bytes, `range` counted from the tensor's first byte. A coded tensor has none of its own:
+    /// read those of its [`Self::parts`].
     ///
     /// # Errors
-    /// When the range leaves the tensor, or the bytes cannot be had.
+    /// When the range leaves the tensor, the bytes cannot be had, or the tensor is coded.
     pub fn read_bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, TensorError> {
         if range.start > range.end || range.end > self.size_bytes() {
             let limit = self.size_bytes() as usize;
             return Err(TensorError::index(self, range.end as usize, limit));
         }
-        self.bytes
-            .read(self.offset + range.start..self.offset + range.end)
+        match &self.store {
+            Store::Bytes { bytes, offset } => bytes.read(offset + range.start..offset + range.end),
+            Store::Coded(_) => Err(TensorError::shape(self, "a tensor with bytes of its own")),
+        }
     }
 
     /// Values of a range of elements in storage order, as f32. Not checked for being finite.
@@ -142,6 +221,9 @@ impl Tensor {
 
     /// Decodes a range of elements that lies in the tensor.
     pub(super) fn decode(&self, range: Range<usize>, out: &mut [f32]) -> Result<(), TensorError> {
+        if let Store::Coded(decoder) = &self.store {
+            return self.decode_coded(decoder.as_ref(), range, &mut Elements::values(out));
+        }
         let bytes = self.read_bytes(self.dtype.bytes_of(range.clone()))?;
         let whole = self.dtype.whole_blocks(range.clone());
         if whole == range {
@@ -156,6 +238,34 @@ impl Tensor {
         Ok(())
     }
 
+    fn decode_coded(
+        &self,
+        decoder: &dyn Decoder,
+        range: Range<usize>,
+        out: &mut Elements<'_>,
+    ) -> Result<(), TensorError> {
+        let n_columns = self.shape.last().copied().unwrap_or(1);
+        coded::decode(self, decoder, n_columns, range, out)
+    }
+
+    /// Codes of a range of elements in the order of the values, as they are stored, unpacked; `None` for
+    /// tensors that are not coded.
+    ///
+    /// # Errors
+    /// When the range leaves the tensor, or the bytes cannot be had.
+    pub fn read_codes(&self, range: Range<usize>) -> Result<Option<Vec<i32>>, TensorError> {
+        let Store::Coded(decoder) = &self.store else {
+            return Ok(None);
+        };
+        if range.start > range.end || range.end > self.n_elements {
+            return Err(TensorError::index(self, range.end, self.n_elements));
+        }
+        let (mut values, mut codes) = (vec![0.0; range.len()], vec![0; range.len()]);
+        let mut out = Elements::values(&mut values).with_codes(&mut codes);
+        self.decode_coded(decoder.as_ref(), range, &mut out)?;
+        Ok(Some(codes))
+    }
+
     /// For a range of elements, how far from its value each can have been before it was rounded to its
     /// code (see [`super::BlockType::rounding_bounds`]); `None` for types without such a statement.
     ///
@@ -165,12 +275,18 @@ impl Tensor {
         &self,
         range: Range<usize>,
     ) -> Result<Option<Vec<f32>>, TensorError> {
-        let DType::Block(block) = self.dtype else {
-            return Ok(None);
-        };
         if range.start > range.end || range.end > self.n_elements {
             return Err(TensorError::index(self, range.end, self.n_elements));
         }
+        if let Store::Coded(decoder) = &self.store {
+            let (mut values, mut bounds) = (vec![0.0; range.len()], vec![0.0; range.len()]);
+            let mut out = Elements::values(&mut values).with_bounds(&mut bounds);
+            self.decode_coded(decoder.as_ref(), range, &mut out)?;
+            return Ok(Some(bounds));
+        }
+        let DType::Block(block) = self.dtype else {
+            return Ok(None);
+        };
         let bytes = self.read_bytes(self.dtype.bytes_of(range.clone()))?;
         let whole = self.dtype.whole_blocks(range.clone());
         let mut bounds = vec![0.0; whole.len()];

@@ -17,6 +17,7 @@ mod parity;
 mod pictures;
 mod published;
 mod pytorch;
+mod quantized;
 mod support;
 mod text;
 mod verdicts;

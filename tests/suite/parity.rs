@@ -358,7 +358,7 @@ fn a_tensor_that_has_no_place_is_refused_by_name() {
 }
 
 #[test]
-fn gguf_files_compute_what_their_originals_compute_up_to_their_rounding() {
+fn quantized_models_compute_what_their_originals_compute_up_to_their_rounding() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests");
     let ids: Vec<u32> = (5..40).collect();
     let all = Wanted {
@@ -384,6 +384,19 @@ fn gguf_files_compute_what_their_originals_compute_up_to_their_rounding() {
     for (name, most) in [("llama-a-q8_0", 1e-3), ("llama-a-q4_0", 1e-1)] {
         let ours = logits(root.join(format!("data/gguf/{name}.gguf"))).unwrap();
         let (nmse, _) = errors(&ours, &original);
+        println!("{name}: NMSE {nmse:.1e}");
+        assert!(nmse < most, "{name}: NMSE {nmse:.1e}");
+    }
+    // Two of the layers are quantized.
+    for (name, most) in [
+        ("gptq-8", 1e-3),
+        ("int8", 1e-3),
+        ("fp8-blocks", 1e-2),
+        ("nf4-nested", 1e-1),
+        ("awq-4", 1e-1),
+    ] {
+        let folder = crate::support::quantized::assemble(name);
+        let (nmse, _) = errors(&logits(folder.path().to_owned()).unwrap(), &original);
         println!("{name}: NMSE {nmse:.1e}");
         assert!(nmse < most, "{name}: NMSE {nmse:.1e}");
     }

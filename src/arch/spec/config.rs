@@ -2,6 +2,7 @@
 
 pub use super::error::SpecError;
 use super::harmless::HARMLESS;
+use crate::checkpoint::reads_quantization;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -331,6 +332,8 @@ impl<'a> Config<'a> {
             .filter(|(key, value)| {
                 !value.is_null() && !self.known.contains(*key) && !HARMLESS.contains(&key.as_str())
             })
+            // Weights that the checkpoint layer dequantizes are weights like any other.
+            .filter(|(key, value)| *key != "quantization_config" || !reads_quantization(value))
             .map(|(key, _)| format!("{}{key}", self.path))
             .collect();
         if unknown.is_empty() {

@@ -8,6 +8,7 @@ pub mod forward;
 pub mod hub_server;
 pub mod linear;
 pub mod model;
+pub mod quantized;
 pub mod reference;
 pub mod safetensors_file;
 pub mod shape;

@@ -66,15 +66,15 @@ fn scatter_add_kernel(
 
 #[cube(launch, launch_unchecked)]
 fn copy_kernel<N: Size>(
-    from: &Array<Vector<f32, N>>,
-    to: &mut Array<Vector<f32, N>>,
+    source: &Array<Vector<f32, N>>,
+    target: &mut Array<Vector<f32, N>>,
     from_start: usize,
     to_start: usize,
-    n: usize,
+    count: usize,
 ) {
     let i = ABSOLUTE_POS;
-    if i < n {
-        to[to_start + i] = from[from_start + i];
+    if i < count {
+        target[to_start + i] = source[from_start + i];
     }
 }
 

@@ -166,7 +166,7 @@ fn copy_quarter(
     #[unroll]
     for pass in comptime!(quarter * n_passes / 4)..comptime!((quarter + 1) * n_passes / 4) {
         let row = unit_row + comptime!(pass * rows_at_once);
-        if comptime!(tile_rows % rows_at_once == 0) || row < tile_rows {
+        if comptime!(tile_rows.is_multiple_of(rows_at_once)) || row < tile_rows {
             let from_row = select(first_row + row < n_rows, first_row + row, n_rows - 1usize);
             let from = from_row * row_vectors + v;
             let to = comptime!(buffer_start) + row * STEP + (lane ^ (row % STEP));

@@ -1,0 +1,287 @@
+"""Quantizes weights of zoo models as published packers store them, into tests/data/quantized/.
+
+Each variant is a folder: `quantization.json` (the quantization_config), `parts.safetensors` (what stands in place
+of the weights of the first two layers; the tests take everything else from the zoo) and `reference.safetensors`
+(what some of these weights are once they are dequantized, f32).
+
+GPTQ, AWQ and int8 are packed and unpacked here by hand, after the layouts of AutoGPTQ, GPTQModel, AutoAWQ and
+bitsandbytes; nf4 and fp4 by bitsandbytes itself, F8 by torch.
+
+    pip install torch==2.15.0 safetensors numpy bitsandbytes==0.50.2
+    python tests/scripts/make_quantized.py tests/zoo tests/data/quantized
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
+
+MODULES = [
+    f"model.layers.{layer}.{module}_proj"
+    for layer in (0, 1)
+    for module in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
+]
+# Weights whose values are written down: few rows, and many columns.
+REFERENCE = ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"]
+
+
+def pack_stream(codes, bits):
+    """Codes [n, columns] as a stream of bits down each column: int32 [n * bits / 32, columns]."""
+    n, columns = codes.shape
+    assert n * bits % 32 == 0
+    stream = ((codes[:, None, :] >> np.arange(bits)[None, :, None]) & 1).reshape(n * bits // 32, 32, columns)
+    words = (stream.astype(np.uint64) << np.arange(32, dtype=np.uint64)[None, :, None]).sum(axis=1)
+    return words.astype(np.uint32).view(np.int32)
+
+
+def unpack_stream(words, bits):
+    stream = (words.view(np.uint32)[:, None, :] >> np.arange(32, dtype=np.uint32)[None, :, None]) & 1
+    stream = stream.reshape(-1, bits, words.shape[1]).astype(np.int64)
+    return (stream << np.arange(bits)[None, :, None]).sum(axis=1)
+
+
+def grid(values, bits, symmetric):
+    """Scale (as f16) and zero point of each row."""
+    top = 2**bits - 1
+    low, high = np.minimum(values.min(1), 0), np.maximum(values.max(1), 0)
+    if symmetric:
+        high = np.maximum(-low, high)
+        scale = np.maximum(2 * high / top, 1e-6)
+        return scale.astype(np.float16), np.full(scale.shape, (top + 1) // 2)
+    scale = np.maximum((high - low) / top, 1e-6)
+    return scale.astype(np.float16), np.round(-low / scale).astype(np.int64)
+
+
+def gptq_codes(weight, bits, group_size, symmetric, order, hessian):
+    """Codes [out, in], scales and zeros [out, groups], group of each input. With a Hessian, rounding errors
+    are moved on to the inputs that follow, as in the paper (Frantar et al., 2023); without, codes are nearest."""
+    n_out, n_in = weight.shape
+    size = n_in if group_size == -1 else group_size
+    left = weight.astype(np.float64).copy()
+    codes = np.zeros((n_out, n_in), np.int64)
+    n_groups = -(-n_in // size)
+    scales, zeros = np.zeros((n_out, n_groups), np.float16), np.zeros((n_out, n_groups), np.int64)
+    groups = np.zeros(n_in, np.int32)
+    if hessian is not None:
+        damped = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(n_in)
+        upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    for place, column in enumerate(order):
+        group = place // size
+        if place % size == 0:
+            scales[:, group], zeros[:, group] = grid(left[:, order[place : place + size]], bits, symmetric)
+        groups[column] = group
+        scale = scales[:, group].astype(np.float64)
+        codes[:, column] = np.clip(np.round(left[:, column] / scale) + zeros[:, group], 0, 2**bits - 1)
+        if hessian is not None:
+            error = (left[:, column] - scale * (codes[:, column] - zeros[:, group])) / upper[place, place]
+            left[:, order[place + 1 :]] -= np.outer(error, upper[place, place + 1 :])
+    return codes, scales, zeros, groups
+
+
+def gptq(bits, group_size, symmetric=True, act_order=False, version=1, compensate=False):
+    config = {
+        "quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": act_order, "sym": symmetric,
+        "checkpoint_format": "gptq" if version == 1 else "gptq_v2", "lm_head": False, "true_sequential": True,
+    }
+    generator = np.random.default_rng(bits)
+
+    def pack(stem, weight):
+        n_in = weight.shape[1]
+        mixed = generator.standard_normal((4 * n_in, n_in)) @ generator.standard_normal((n_in, n_in))
+        inputs = mixed * generator.uniform(0.2, 3, n_in)
+        hessian = inputs.T @ inputs
+        order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(n_in)
+        codes, scales, zeros, groups = gptq_codes(
+            weight, bits, group_size, symmetric, order, hessian if compensate else None)
+        stored = zeros - 1 if version == 1 else zeros
+        assert (stored >= 0).all()
+        parts = {
+            "qweight": pack_stream(codes.T, bits), "scales": np.ascontiguousarray(scales.T),
+            "qzeros": np.ascontiguousarray(pack_stream(stored, bits).T),
+        }
+        # The first packers wrote no g_idx where the order was that of the inputs.
+        if act_order or version == 2:
+            parts["g_idx"] = groups
+        return {f"{stem}.{part}": tensor for part, tensor in parts.items()}
+
+    def unpack(stem, parts):
+        part = lambda name: parts[f"{stem}.{name}"]
+        codes = unpack_stream(part("qweight"), bits)
+        zeros = unpack_stream(np.ascontiguousarray(part("qzeros").T), bits).T + (2 - version)
+        size = codes.shape[0] if group_size == -1 else group_size
+        groups = parts.get(f"{stem}.g_idx", np.arange(codes.shape[0]) // size)
+        scales = part("scales").astype(np.float32)
+        return (scales[groups] * (codes - zeros[groups]).astype(np.float32)).T
+
+    return config, pack, unpack
+
+
+# Where AutoAWQ puts the codes of eight neighbouring outputs within a word.
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def awq_pack(codes):
+    """Codes [rows, columns] as int32 [rows, columns / 8]."""
+    grouped = codes.reshape(codes.shape[0], -1, 8)[:, :, AWQ_ORDER].astype(np.uint64)
+    words = (grouped << (4 * np.arange(8, dtype=np.uint64))).sum(axis=2)
+    return words.astype(np.uint32).view(np.int32)
+
+
+def awq_unpack(words):
+    nibbles = (words.view(np.uint32)[:, :, None] >> (4 * np.arange(8, dtype=np.uint32))) & 15
+    codes = np.zeros_like(nibbles)
+    codes[:, :, AWQ_ORDER] = nibbles
+    return codes.reshape(words.shape[0], -1).astype(np.int64)
+
+
+def awq(group_size):
+    config = {"quant_method": "awq", "bits": 4, "group_size": group_size, "zero_point": True, "version": "gemm",
+              "modules_to_not_convert": None}
+
+    def pack(stem, weight):
+        n_out, n_in = weight.shape
+        grouped = weight.reshape(-1, group_size)
+        scales, zeros = grid(grouped, 4, symmetric=False)
+        codes = np.round(grouped / scales.astype(np.float32)[:, None]) + zeros[:, None]
+        codes = np.clip(codes, 0, 15).astype(np.int64).reshape(n_out, n_in)
+        by_group = lambda values: np.ascontiguousarray(values.reshape(n_out, n_in // group_size).T)
+        return {f"{stem}.qweight": awq_pack(np.ascontiguousarray(codes.T)),
+                f"{stem}.scales": by_group(scales), f"{stem}.qzeros": awq_pack(by_group(zeros))}
+
+    def unpack(stem, parts):
+        codes, zeros = awq_unpack(parts[f"{stem}.qweight"]), awq_unpack(parts[f"{stem}.qzeros"])
+        groups = np.arange(codes.shape[0]) // group_size
+        scales = parts[f"{stem}.scales"].astype(np.float32)
+        return (scales[groups] * (codes - zeros[groups]).astype(np.float32)).T
+
+    return config, pack, unpack
+
+
+def fp8(block):
+    """DeepSeek's blocks, or one scale for a tensor where there is no block."""
+    config = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    if block:
+        config |= {"fmt": "e4m3", "weight_block_size": list(block)}
+
+    def spread(scales, shape):
+        if not block:
+            return scales.reshape(1, 1)
+        rows, columns = (np.arange(n) // size for n, size in zip(shape, block))
+        return scales[rows][:, columns]
+
+    def pack(stem, weight):
+        n_out, n_in = weight.shape
+        high, wide = block or weight.shape
+        blocks = [[weight[r : r + high, c : c + wide] for c in range(0, n_in, wide)] for r in range(0, n_out, high)]
+        scales = np.array([[np.abs(b).max() / 448 for b in row] for row in blocks], np.float32)
+        codes = torch.from_numpy(weight / spread(scales, weight.shape)).to(torch.float8_e4m3fn)
+        name = "weight_scale_inv" if block else "weight_scale"
+        stored = torch.from_numpy(scales if block else scales.reshape(()))
+        return {f"{stem}.weight": codes, f"{stem}.{name}": stored}
+
+    def unpack(stem, parts):
+        codes = parts[f"{stem}.weight"].to(torch.float32).numpy()
+        scales = parts[f"{stem}.weight_scale_inv" if block else f"{stem}.weight_scale"].numpy()
+        return codes * spread(scales, codes.shape)
+
+    return config, pack, unpack
+
+
+def bitsandbytes_4bit(kind, nested):
+    config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False,
+              "bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": nested, "bnb_4bit_compute_dtype": "float32"}
+
+    def pack(stem, weight):
+        from bitsandbytes.functional import quantize_4bit
+
+        codes, state = quantize_4bit(torch.from_numpy(weight), blocksize=64, quant_type=kind, compress_statistics=nested)
+        parts = {f"{stem}.weight": codes}
+        return parts | {f"{stem}.weight.{part}": value for part, value in state.as_dict(packed=True).items()}
+
+    def unpack(stem, parts):
+        from bitsandbytes.functional import QuantState, dequantize_4bit
+
+        prefix = f"{stem}.weight."
+        state = {name.removeprefix(prefix): value for name, value in parts.items() if name.startswith(prefix)}
+        state = QuantState.from_dict(state, device=torch.device("cpu"))
+        packed = parts[f"{stem}.weight"].flatten()
+        codes = torch.stack([packed >> 4, packed & 15], 1).flatten().long()
+        scales = state.absmax
+        if state.nested:
+            inner = state.state2
+            scales = inner.code[scales.long()] * inner.absmax.repeat_interleave(inner.blocksize)[: len(scales)]
+            scales = scales + state.offset
+        values = state.code[codes] * scales.repeat_interleave(state.blocksize)[: len(codes)]
+        values = values.reshape(state.shape).to(torch.float32)
+        # bitsandbytes 0.50.2 is wrong on CPUs where rows are not whole blocks; elsewhere both agree.
+        if state.shape[1] % state.blocksize == 0:
+            assert torch.allclose(values, dequantize_4bit(parts[f"{stem}.weight"], state).float(), rtol=1e-6)
+        return values.numpy()
+
+    return config, pack, unpack
+
+
+def int8():
+    config = {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": True}
+
+    def pack(stem, weight):
+        scales = np.abs(weight).max(1).astype(np.float32)
+        codes = np.round(weight * (127 / scales[:, None])).astype(np.int8)
+        return {f"{stem}.weight": codes, f"{stem}.SCB": scales, f"{stem}.weight_format": np.array(0, np.uint8)}
+
+    def unpack(stem, parts):
+        return parts[f"{stem}.weight"] * (parts[f"{stem}.SCB"][:, None] / np.float32(127))
+
+    return config, pack, unpack
+
+
+VARIANTS = {
+    "gptq-4": ("llama-a", gptq(4, 32)),
+    "gptq-4-tuned": ("llama-a-tuned", gptq(4, 32)),
+    "gptq-4-compensated": ("llama-a", gptq(4, 32, symmetric=False, act_order=True, compensate=True)),
+    "gptq-4-compensated-tuned": ("llama-a-tuned", gptq(4, 32, symmetric=False, act_order=True, compensate=True)),
+    "gptq-2": ("llama-a", gptq(2, 32, version=2)),
+    "gptq-3": ("llama-a", gptq(3, -1, symmetric=False, version=2)),
+    "gptq-8": ("llama-a", gptq(8, -1)),
+    "awq-4": ("llama-a", awq(32)),
+    "fp8-blocks": ("llama-a", fp8((32, 48))),
+    "fp8-blocks-tuned": ("llama-a-tuned", fp8((32, 48))),
+    "fp8-tensor": ("llama-a", fp8(None)),
+    "nf4-nested": ("llama-a", bitsandbytes_4bit("nf4", True)),
+    "nf4-nested-tuned": ("llama-a-tuned", bitsandbytes_4bit("nf4", True)),
+    "fp4-plain": ("llama-a", bitsandbytes_4bit("fp4", False)),
+    "int8": ("llama-a", int8()),
+}
+
+
+def make(zoo, out, name):
+    model, (config, pack, unpack) = VARIANTS[name]
+    weights = load_torch(zoo / model / "model.safetensors")
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {}
+    for stem in MODULES:
+        parts.update(pack(stem, weights[f"{stem}.weight"].to(torch.float32).numpy()))
+    is_torch = any(isinstance(part, torch.Tensor) for part in parts.values())
+    save, load = (save_torch, load_torch) if is_torch else (save_file, load_file)
+    save(parts, folder / "parts.safetensors", metadata={"format": "pt"})
+    stored = load(folder / "parts.safetensors")
+    reference = {f"{stem}.weight": np.ascontiguousarray(unpack(stem, stored), np.float32) for stem in REFERENCE}
+    # Four rows of the wide one are enough.
+    reference = {stem: values[:4] if values.shape[1] > 64 else values for stem, values in reference.items()}
+    save_file(reference, folder / "reference.safetensors")
+    (folder / "quantization.json").write_text(json.dumps({"of": model, "quantization_config": config}, indent=1) + "\n")
+    for stem in REFERENCE:
+        exact, found = weights[f"{stem}.weight"].to(torch.float32).numpy(), unpack(stem, stored)
+        print(f"{name:26} {stem:34} relative error {np.linalg.norm(exact - found) / np.linalg.norm(exact):.4f}")
+
+
+if __name__ == "__main__":
+    zoo, out = Path(sys.argv[1]), Path(sys.argv[2])
+    for name in sys.argv[3:] or VARIANTS:
+        make(zoo, out, name)
