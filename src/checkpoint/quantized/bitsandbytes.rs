@@ -3,7 +3,7 @@
 //! 4 bits, of a weight `[out, in]`: `weight` U8 `[⌈n / 2⌉, 1]`, two codes a byte, the first in the high half;
 //! `weight.quant_map` F32 `[16]`, what a code stands for; `weight.absmax`, one scale per block, F32, or U8 codes
 //! into `weight.nested_quant_map` times `weight.nested_absmax` plus an offset; and a JSON of the sizes in
-//! `weight.quant_state.bitsandbytes__nf4` (or `__fp4`). value = map\[code\] · scale.
+//! `weight.quant_state.bitsandbytes__nf4` (or `__fp4`). value = `map[code]` · scale.
 //! 8 bits: `weight` I8 `[out, in]` and `SCB` F32 `[out]`: value = code · SCB / 127.
 //! Layout: <https://github.com/bitsandbytes-foundation/bitsandbytes>, `functional.py`, `QuantState`.
 
@@ -69,7 +69,7 @@ impl Scheme for BitsAndBytes {
 #[derive(Debug)]
 enum Scales {
     Plain(Tensor),
-    /// map\[code\] · scale of the block of codes + offset.
+    /// `map[code]` · scale of the block of codes + offset.
     Nested {
         codes: Tensor,
         map: Vec<f32>,

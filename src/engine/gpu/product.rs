@@ -62,7 +62,7 @@ impl<R: Runtime> Gpu<R> {
         Ok(out)
     }
 
-    /// Whether [`Precision::Bf16`] does something for this weight.
+    /// Whether [`Precision::Bf16`](super::Precision::Bf16) does something for this weight.
     pub fn has_tensor_cores(&self, weight: &GpuWeight) -> bool {
         weight.stored() == Stored::Bf16 && tensor_core::is_supported(&self.device)
     }

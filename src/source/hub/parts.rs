@@ -1,6 +1,6 @@
 //! Files of a hub that are read in parts: a [`ByteSource`] over range requests.
 //!
-//! A read is rounded to blocks; those that are not kept on disk ([`blocks`]) are fetched, neighbours in
+//! A read is rounded to blocks; those that are not kept on disk (`blocks.rs`) are fetched, neighbours in
 //! one request, a few requests at a time. An answer is taken only if it is exactly the range that was
 //! asked for, of a file of the stated size, and with the etag that the host gave before. A part cannot
 //! be held against the digest of the whole: what is read so is what the hub sends for the commit.

@@ -72,7 +72,7 @@ pub(super) fn load_words(
     }
 }
 
-/// What [`load_words`] brought, as two vectors of four.
+/// What [`load_words()`] brought, as two vectors of four.
 #[cube]
 pub(super) fn decode_eight(
     words: &Array<Vector<u32, Four>>,
