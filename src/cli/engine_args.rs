@@ -14,7 +14,7 @@ use anyhow::Context;
 pub(super) struct EngineArgs {
     /// The model
     pub model: ModelRef,
-    /// Device: auto, cpu, cpu-f64, cuda, vulkan or metal; `cuda:1` is the second of its kind
+    /// Device: auto, cpu, cpu-f64, cuda, cuda-bf16, vulkan or metal; `cuda:1` is the second of its kind
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
 }
