@@ -5,6 +5,7 @@
 //! with fused multiply-add, whatever the width of its vectors.
 
 mod attention;
+mod linear;
 mod memory;
 mod product;
 mod real;
@@ -18,17 +19,15 @@ pub use weight::Weight;
 use super::EngineError;
 use super::backend::{AttentionShape, Backend, RopeTable};
 use crate::arch::spec::{Activation, NormSpec};
-use crate::tensor::{Matrix, TensorError};
+use crate::tensor::Matrix;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
-use weight::{Budget, Rows, Scratch};
+use weight::Budget;
 
 /// Values below which a row-wise operation is not spread over cores.
 const PARALLEL_ABOVE: usize = 1 << 14;
-/// Rows of a weight that one task multiplies.
-const TASK_ROWS: usize = 32;
 
 /// The CPU, computing in T.
 #[derive(Debug)]
@@ -154,37 +153,7 @@ impl<T: Real> Backend for Cpu<T> {
         if n_x == 0 {
             return Ok(Buffer::new(n_out, Vec::new()));
         }
-        // Products lie as [n_out, n_x]: a task owns the rows of its part of W.
-        let mut products = vec![T::ZERO; n_out * n_x];
-        let rows_of_x = Rows::new(&x.values, weight.n_in);
-        products
-            .par_chunks_mut(TASK_ROWS * n_x)
-            .enumerate()
-            .try_for_each_init(
-                Scratch::default,
-                |scratch, (task, out)| -> Result<(), TensorError> {
-                    let start = task * TASK_ROWS;
-                    let rows = start..n_out.min(start + TASK_ROWS);
-                    weight.times(rows, &rows_of_x, scratch, out)
-                },
-            )?;
-        let mut y = Buffer::new(
-            n_out,
-            if n_x == 1 {
-                products
-            } else {
-                let mut turned = vec![T::ZERO; products.len()];
-                turned
-                    .par_chunks_mut(n_out)
-                    .enumerate()
-                    .for_each(|(row, out)| {
-                        for (j, out) in out.iter_mut().enumerate() {
-                            *out = products[j * n_x + row];
-                        }
-                    });
-                turned
-            },
-        );
+        let mut y = Buffer::new(n_out, linear::linear(&x.values, weight)?);
         if let Some(bias) = bias {
             y.each_row(|_, row| {
                 for (value, &bias) in row.iter_mut().zip(bias.row(0)) {

@@ -1,6 +1,6 @@
 //! What the CPU does to one row at a time: norms, rotary positions, non-linearities.
 
-use super::product::{LANES, total};
+use super::product::{LANES, Lanes};
 use super::real::Real;
 use crate::arch::spec::{Activation, NormKind, NormSpec, RopeStyle};
 use multiversion::multiversion;
@@ -8,14 +8,21 @@ use multiversion::multiversion;
 /// Σ f(x), in lanes.
 #[inline(always)]
 fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
-    let mut lanes = [T::ZERO; LANES];
-    for (i, &value) in x.iter().enumerate() {
-        lanes[i % LANES] += f(value);
+    let mut lanes = Lanes::ZERO;
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for values in whole {
+        for l in 0..LANES {
+            lanes.0[l] += f(values[l]);
+        }
     }
-    total(lanes)
+    for (lane, &value) in lanes.0.iter_mut().zip(rest) {
+        *lane += f(value);
+    }
+    std::hint::black_box(&lanes).total()
 }
 
 /// Norms one group of columns in place; gain and bias are as long as the group.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
 pub(super) fn norm<T: Real>(x: &mut [T], spec: &NormSpec, gain: Option<&[T]>, bias: Option<&[T]>) {
     let n = T::from_f64(x.len() as f64);
     if spec.kind == NormKind::Layer {
@@ -53,7 +60,7 @@ pub(super) fn rope<T: Real>(head: &mut [T], cos: &[T], sin: &[T], style: RopeSty
 }
 
 /// The non-linearity of every value.
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
 pub(super) fn activate<T: Real>(values: &mut [T], kind: Activation) {
     for value in values {
         *value = activation(*value, kind);
@@ -61,7 +68,7 @@ pub(super) fn activate<T: Real>(values: &mut [T], kind: Activation) {
 }
 
 /// act(gate) · up, into `gate`.
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
 pub(super) fn gated<T: Real>(gate: &mut [T], up: &[T], kind: Activation) {
     for (gate, &up) in gate.iter_mut().zip(up) {
         *gate = activation(*gate, kind) * up;

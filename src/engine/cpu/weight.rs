@@ -5,7 +5,9 @@
 //! file and its rows are read when they are needed: a model that does not fit runs, as fast as the
 //! disk and the page cache give it.
 
-use super::product::{FEW, Packed, few_times, packed_times};
+use super::product::Lanes;
+use super::product::few::few_times;
+use super::product::tiles::pack;
 use super::real::{Element, Real};
 use crate::tensor::{DType, Matrix, Tensor, TensorBytes, TensorError};
 use half::{bf16, f16};
@@ -182,62 +184,47 @@ impl Weight {
         Ok(())
     }
 
-    /// W xᵀ for a range of rows: `out` `[range.len(), n_x]`, on this thread.
-    pub(super) fn times<T: Real>(
+    /// W xᵀ of a few rows x, for a range of rows: `out` `[range.len(), n_x]`, on this thread.
+    pub(super) fn times_few<T: Real>(
         &self,
         rows: Range<usize>,
-        x: &Rows<'_, T>,
-        scratch: &mut Scratch<T>,
+        x: &[T],
+        decoded: &mut Vec<f32>,
         out: &mut [T],
     ) -> Result<(), TensorError> {
         let elements = rows.start * self.n_in..rows.end * self.n_in;
         match &self.store {
-            Store::F32(values) => x.times(&values[elements], self.n_in, &mut scratch.packed, out),
-            Store::Bf16(values) => x.times(&values[elements], self.n_in, &mut scratch.packed, out),
-            Store::F16(values) => x.times(&values[elements], self.n_in, &mut scratch.packed, out),
+            Store::F32(values) => few_times(x, &values[elements], self.n_in, out),
+            Store::Bf16(values) => few_times(x, &values[elements], self.n_in, out),
+            Store::F16(values) => few_times(x, &values[elements], self.n_in, out),
             Store::Rows(matrix) => {
-                scratch.decoded.resize(elements.len(), 0.0);
-                matrix.read_rows(rows, &mut scratch.decoded)?;
-                x.times(&scratch.decoded, self.n_in, &mut scratch.packed, out);
+                decoded.resize(elements.len(), 0.0);
+                matrix.read_rows(rows, decoded)?;
+                few_times(x, decoded, self.n_in, out);
             }
         }
         Ok(())
     }
-}
 
-/// Rows that a weight multiplies, in the form in which it does.
-pub(super) enum Rows<'a, T> {
-    /// A few, as they are.
-    Few(&'a [T]),
-    /// Many, packed once for all of the weight.
-    Packed(Packed<T>),
-}
-
-/// Memory that one thread uses again and again.
-#[derive(Debug, Default)]
-pub(super) struct Scratch<T> {
-    decoded: Vec<f32>,
-    packed: Packed<T>,
-}
-
-impl<'a, T: Real> Rows<'a, T> {
-    /// Prepares x `[n_x, width]`.
-    pub fn new(x: &'a [T], width: usize) -> Self {
-        if x.len() / width <= FEW {
-            return Self::Few(x);
-        }
-        let mut packed = Packed::default();
-        packed.x(x, width);
-        Self::Packed(packed)
-    }
-
-    fn times<E: Element>(&self, w: &[E], width: usize, scratch: &mut Packed<T>, out: &mut [T]) {
-        match self {
-            Self::Few(x) => few_times(x, w, width, out),
-            Self::Packed(x) => {
-                scratch.w(w, width);
-                packed_times(x, scratch, out);
+    /// Packs a range of rows in groups into their place, on this thread.
+    pub(super) fn pack<T: Real>(
+        &self,
+        rows: Range<usize>,
+        group: usize,
+        decoded: &mut Vec<f32>,
+        out: &mut [Lanes<T>],
+    ) -> Result<(), TensorError> {
+        let elements = rows.start * self.n_in..rows.end * self.n_in;
+        match &self.store {
+            Store::F32(values) => pack(&values[elements], self.n_in, group, out),
+            Store::Bf16(values) => pack(&values[elements], self.n_in, group, out),
+            Store::F16(values) => pack(&values[elements], self.n_in, group, out),
+            Store::Rows(matrix) => {
+                decoded.resize(elements.len(), 0.0);
+                matrix.read_rows(rows, decoded)?;
+                pack(decoded, self.n_in, group, out);
             }
         }
+        Ok(())
     }
 }
