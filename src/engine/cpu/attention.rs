@@ -64,8 +64,8 @@ fn softmax<T: Real>(scores: &mut [T]) {
     let mut lanes = Lanes::ZERO;
     let (whole, rest) = scores.as_chunks::<LANES>();
     for values in whole {
-        for l in 0..LANES {
-            lanes.0[l] += values[l];
+        for (lane, &value) in lanes.0.iter_mut().zip(values) {
+            *lane += value;
         }
     }
     for (lane, &value) in lanes.0.iter_mut().zip(rest) {
@@ -108,8 +108,8 @@ fn add_weighted_rows<T: Real, const R: usize, const C: usize>(
             let value = vectors[c];
             for r in 0..R {
                 let weight = rows[r][j];
-                for l in 0..LANES {
-                    sums[r][c].0[l] = weight.fused(value[l], sums[r][c].0[l]);
+                for (sum, &value) in sums[r][c].0.iter_mut().zip(&value) {
+                    *sum = weight.fused(value, *sum);
                 }
             }
         }

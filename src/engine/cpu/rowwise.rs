@@ -11,8 +11,8 @@ fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
     let mut lanes = Lanes::ZERO;
     let (whole, rest) = x.as_chunks::<LANES>();
     for values in whole {
-        for l in 0..LANES {
-            lanes.0[l] += f(values[l]);
+        for (lane, &value) in lanes.0.iter_mut().zip(values) {
+            *lane += f(value);
         }
     }
     for (lane, &value) in lanes.0.iter_mut().zip(rest) {

@@ -10,6 +10,9 @@
 //! row among them, the number of threads, or the width of the machine's vectors. Libraries of matrix
 //! products promise none of this (docs: "Dependencies"), which is why the loops are ours.
 
+// Loops over arrays by number, several at once: compilers turn them into vectors.
+#![allow(clippy::needless_range_loop)]
+
 pub(super) mod few;
 pub(super) mod tiles;
 

@@ -77,12 +77,12 @@ enum Registers {
 
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma"))]
 fn registers() -> Registers {
-    if target_cfg_f!(target_feature = "avx512f") {
-        Registers::Wide
-    } else if target_cfg_f!(target_feature = "avx2") {
-        Registers::Half
-    } else {
-        Registers::Other
+    let has_wide = target_cfg_f!(target_feature = "avx512f");
+    let has_half = target_cfg_f!(target_feature = "avx2");
+    match (has_wide, has_half) {
+        (true, _) => Registers::Wide,
+        (_, true) => Registers::Half,
+        _ => Registers::Other,
     }
 }
 
