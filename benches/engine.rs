@@ -14,7 +14,7 @@ use modelkin::arch::spec::ModelSpec;
 use modelkin::audit::{self, Unwatched};
 use modelkin::engine::backend::Backend;
 use modelkin::engine::device::{Visitor, with_device};
-use modelkin::engine::generate::{Sampler, Sampling, generate, prefill};
+use modelkin::engine::generate::{Sampler, Sampling, Turn, generate, prefill};
 use modelkin::engine::{Decoder, EngineError};
 use modelkin::source::FetchOptions;
 use serde_json::{Value, json};
@@ -143,18 +143,14 @@ impl Visitor for Ours<'_> {
             let started = Instant::now();
             let logits = prefill(&decoder, &mut cache, &ids)?;
             let prefilled = started.elapsed().as_secs_f64();
-            let mut sampler = Sampler::new(Sampling::Greedy)?;
+            let mut turns = [Turn {
+                cache,
+                logits,
+                sampler: Sampler::new(Sampling::Greedy)?,
+            }];
             let started = Instant::now();
             // One more than is counted: the first comes from the prefill's logits.
-            let mut go_on = |_| Ok(true);
-            generate(
-                &decoder,
-                &mut cache,
-                logits,
-                &mut sampler,
-                GENERATED,
-                &mut go_on,
-            )?;
+            generate(&decoder, &mut turns, GENERATED, &mut |_, _| Ok(true))?;
             if run > 0 {
                 prefills.push(prefilled);
                 decodes.push(started.elapsed().as_secs_f64());

@@ -172,26 +172,57 @@ fn step<B: Backend>(
     Ok(computed.logits.map(|logits| logits.values))
 }
 
-/// Generates up to `n_tokens` tokens after a prompt whose last logits are given. `heard` gets every token as
-/// it is chosen and says whether to go on.
+/// A text that is being generated: its cache, the logits after its last token, and who chooses the next.
+pub struct Turn<B: Backend> {
+    /// What was computed of the text.
+    pub cache: TextCache<B>,
+    /// Logits after its last token `[vocab_size]`.
+    pub logits: Vec<f32>,
+    /// Chooses its tokens.
+    pub sampler: Sampler,
+}
+
+/// Generates up to `n_tokens` tokens after each of several prompts at once. `heard` gets the number of a text
+/// and every token of it as it is chosen, and says whether that text goes on. The tokens of a text are those
+/// that it has alone: no result depends on its company.
 ///
 /// # Errors
 /// As [`Decoder::forward`] and [`Sampler::choose`], and what `heard` returns.
 pub fn generate<B: Backend>(
     decoder: &Decoder<B>,
-    cache: &mut TextCache<B>,
-    mut logits: Vec<f32>,
-    sampler: &mut Sampler,
+    turns: &mut [Turn<B>],
     n_tokens: usize,
-    heard: &mut dyn FnMut(u32) -> Result<bool, EngineError>,
+    heard: &mut dyn FnMut(usize, u32) -> Result<bool, EngineError>,
 ) -> Result<(), EngineError> {
+    let mut active: Vec<(usize, &mut Turn<B>)> = turns.iter_mut().enumerate().collect();
     for number in 0..n_tokens {
-        let id = sampler.choose(&logits)?;
-        if !heard(id)? || number + 1 == n_tokens {
+        let mut chosen = Vec::with_capacity(active.len());
+        let mut going = Vec::with_capacity(active.len());
+        for (text, turn) in active {
+            let id = turn.sampler.choose(&turn.logits)?;
+            if heard(text, id)? && number + 1 < n_tokens {
+                chosen.push(id);
+                going.push((text, turn));
+            }
+        }
+        if going.is_empty() {
             return Ok(());
         }
-        let pieces = vec![Piece::Tokens(std::slice::from_ref(&id))];
-        logits = step(decoder, cache, pieces, &Wanted::default())?.unwrap_or_default();
+        let mut chunks = Vec::with_capacity(going.len());
+        for ((_, turn), id) in going.iter_mut().zip(&chosen) {
+            chunks.push(Chunk {
+                cache: &mut turn.cache,
+                pieces: vec![Piece::Tokens(std::slice::from_ref(id))],
+            });
+        }
+        let computed = decoder.forward(&mut chunks, &Wanted::default())?;
+        let logits = computed.logits.map(|logits| logits.values);
+        let logits = logits.unwrap_or_default();
+        let n_vocab = logits.len() / going.len();
+        for ((_, turn), logits) in going.iter_mut().zip(logits.chunks(n_vocab.max(1))) {
+            turn.logits = logits.to_vec();
+        }
+        active = going;
     }
     Ok(())
 }

@@ -48,6 +48,51 @@ fn run_repeats_itself_and_its_text_is_that_of_its_tokens() {
 }
 
 #[test]
+fn prompts_run_together_say_what_each_says_alone_in_every_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompts.txt");
+    std::fs::write(&file, "a b\n\nthe the the the the\n").unwrap();
+    let prompts = ["the", "of", "a b", "the the the the the"];
+    for id in ["llama-a", "gpt2-a"] {
+        let model = path(id);
+        let common = ["run", &model, "-n", "9", "--device", "cpu", "--json"];
+        let random = ["--temperature", "1.5", "--seed", "3"];
+        for more in [&[][..], &random[..]] {
+            let alone: Vec<Value> = prompts
+                .iter()
+                .map(|prompt| {
+                    let args = [&common[..], &["--prompt", prompt], more].concat();
+                    json(&args, "run-v1.schema.json")
+                })
+                .collect();
+            for batch in ["1", "3", "8"] {
+                let several = [
+                    "--prompt",
+                    prompts[0],
+                    "--prompt",
+                    prompts[1],
+                    "--prompts",
+                    file.to_str().unwrap(),
+                    "--batch",
+                    batch,
+                ];
+                let out = modelkin(&[&common[..], &several, more].concat());
+                let out = String::from_utf8(out.stdout).unwrap();
+                let together: Vec<Value> = out
+                    .lines()
+                    .map(|line| serde_json::from_str(line).unwrap())
+                    .collect();
+                assert_eq!(together, alone, "{id} in batches of {batch}");
+            }
+        }
+    }
+    let output = modelkin(&["run", &path("llama-a"), "--prompts", "/nowhere.txt"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("nowhere.txt"), "{said}");
+}
+
+#[test]
 fn a_stop_text_ends_the_run_before_it() {
     let model = path("llama-a");
     let args = [

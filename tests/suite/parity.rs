@@ -8,7 +8,7 @@ use modelkin::audit::{self, Unwatched};
 use modelkin::engine::backend::Backend;
 use modelkin::engine::cpu::Cpu;
 use modelkin::engine::device::Visitor;
-use modelkin::engine::generate::{Sampler, Sampling, generate, prefill};
+use modelkin::engine::generate::{Sampler, Sampling, Turn, generate, prefill};
 #[cfg(feature = "gpu")]
 use modelkin::engine::gpu;
 use modelkin::engine::text::Tokenizer;
@@ -448,20 +448,16 @@ impl Visitor for &Story {
         let decoder = Decoder::load(&self.model, spec, backend, &mut |_| {}).unwrap();
         let mut cache = decoder.cache(self.prompt.len() + self.ids.len()).unwrap();
         let logits = prefill(&decoder, &mut cache, &self.prompt).unwrap();
-        let mut sampler = Sampler::new(Sampling::Greedy).unwrap();
+        let mut turns = [Turn {
+            cache,
+            logits,
+            sampler: Sampler::new(Sampling::Greedy).unwrap(),
+        }];
         let mut out = Vec::new();
-        let mut heard = |id| {
+        generate(&decoder, &mut turns, self.ids.len(), &mut |_, id| {
             out.push(id);
             Ok(true)
-        };
-        generate(
-            &decoder,
-            &mut cache,
-            logits,
-            &mut sampler,
-            self.ids.len(),
-            &mut heard,
-        )
+        })
         .unwrap();
         assert_eq!(out, self.ids, "on {}", decoder.backend().describe());
         let text = tokenizer.decode(&out, true).unwrap();

@@ -1,15 +1,18 @@
 //! `modelkin run`: what a model says.
 
+mod said;
+mod stops;
+
 use super::engine_args::{EngineArgs, Opened};
-use crate::engine::EngineError;
 use crate::engine::backend::Backend;
 use crate::engine::device::{Visitor, with_device};
-use crate::engine::generate::{Sampler, Sampling, generate, prefill};
+use crate::engine::generate::{Sampler, Sampling, Turn, generate, prefill};
 use crate::engine::text::Tokenizer;
 use crate::engine::text::chat::{ChatOptions, ChatTemplate, Message};
 use crate::engine::vision::{Marks, Normalisation, Picture, VisionLanguage};
-use crate::engine::{Chunk, Decoder, TextCache, Wanted};
+use crate::engine::{Chunk, Decoder, Wanted};
 use anyhow::Context;
+use said::Said;
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,15 +21,27 @@ use std::time::Instant;
 
 /// Largest file of a picture that is read.
 const MAX_IMAGE_BYTES: u64 = 256 << 20;
+/// Largest file of prompts that is read.
+const MAX_PROMPTS_BYTES: u64 = 256 << 20;
 
 /// Run a model: continue a text, or answer a message.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
-    /// The text to continue; with --chat, the user's message
-    #[arg(long, value_name = "TEXT")]
-    prompt: String,
+    /// The text to continue; with --chat, the user's message (may be given several times)
+    #[arg(
+        long = "prompt",
+        value_name = "TEXT",
+        required_unless_present = "prompts"
+    )]
+    prompt: Vec<String>,
+    /// Texts to continue, one a line
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Texts that are continued at once; what is said does not depend on it
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
     /// Show the model a picture, PNG or JPEG (may be given several times)
     #[arg(long = "image", value_name = "FILE")]
     images: Vec<PathBuf>,
@@ -57,7 +72,7 @@ pub(super) struct Args {
     /// Go on beyond the token that ends a text
     #[arg(long)]
     ignore_eos: bool,
-    /// Print as JSON
+    /// Print as JSON; of several prompts, an object a line
     #[arg(long)]
     json: bool,
 }
@@ -74,9 +89,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
+    let prompts = prompts(&args)?;
+    anyhow::ensure!(
+        args.images.is_empty() || prompts.len() == 1,
+        "pictures belong to one prompt; give one --prompt with --image"
+    );
     let pictures: Result<Vec<Picture>, _> = args.images.iter().map(|path| picture(path)).collect();
     let device = args.engine.device.clone();
     let job = Job {
+        prompts,
         pictures: pictures?,
         args: &args,
         opened: &opened,
@@ -85,6 +106,27 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     with_device(&device, job)??;
     Ok(ExitCode::SUCCESS)
+}
+
+/// All prompts, those of the file last.
+fn prompts(args: &Args) -> anyhow::Result<Vec<String>> {
+    let mut prompts = args.prompt.clone();
+    if let Some(path) = &args.prompts {
+        let name = path.display().to_string();
+        let n_bytes = std::fs::metadata(path).with_context(|| name.clone())?.len();
+        anyhow::ensure!(
+            n_bytes <= MAX_PROMPTS_BYTES,
+            "{name}: {n_bytes} bytes are more than a file of prompts may have"
+        );
+        let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+        prompts.extend(
+            text.lines()
+                .filter(|line| !line.is_empty())
+                .map(str::to_owned),
+        );
+        anyhow::ensure!(!prompts.is_empty(), "{name}: there is no prompt in it");
+    }
+    Ok(prompts)
 }
 
 /// Reads a picture.
@@ -105,48 +147,14 @@ struct Job<'a> {
     opened: &'a Opened,
     tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
+    prompts: Vec<String>,
     pictures: Vec<Picture>,
 }
 
-/// Text so far, and where it ends if a stop text is in it.
-struct Stops<'a> {
-    stop: &'a [String],
-    text: String,
-    /// Bytes of `text` that were given out.
-    shown: usize,
-}
-
-impl Stops<'_> {
-    /// Takes more text; what of it can be shown, and whether it goes on.
-    fn push(&mut self, piece: &str) -> (String, bool) {
-        self.text.push_str(piece);
-        let ends = self.stop.iter().filter(|stop| !stop.is_empty());
-        let end = ends.filter_map(|stop| self.text.find(stop.as_str())).min();
-        if let Some(end) = end {
-            self.text.truncate(end);
-            return (self.rest(), false);
-        }
-        // What may be the beginning of a stop text waits.
-        let longest = self.stop.iter().map(|stop| stop.len()).max().unwrap_or(0);
-        let mut safe = (self.text.len() + 1).saturating_sub(longest.max(1));
-        while !self.text.is_char_boundary(safe) {
-            safe -= 1;
-        }
-        let new = self
-            .text
-            .get(self.shown..safe)
-            .unwrap_or_default()
-            .to_owned();
-        self.shown = self.shown.max(safe);
-        (new, true)
-    }
-
-    /// What was held back.
-    fn rest(&mut self) -> String {
-        let rest = self.text.get(self.shown..).unwrap_or_default().to_owned();
-        self.shown = self.text.len();
-        rest
-    }
+/// A prompt that was computed.
+struct Begun<B: Backend> {
+    ids: Vec<u32>,
+    turn: Turn<B>,
 }
 
 impl Visitor for Job<'_> {
@@ -154,17 +162,15 @@ impl Visitor for Job<'_> {
 
     fn visit<B: Backend + 'static>(self, backend: B) -> Self::Output {
         if self.pictures.is_empty() {
-            let ids = self.encode(&self.args.prompt)?;
             let decoder = self.opened.load(backend)?;
-            let mut cache = decoder.cache(ids.len().saturating_add(self.args.max_tokens))?;
-            let started = Instant::now();
-            let logits = prefill(&decoder, &mut cache, &ids)?;
-            tracing::info!(
-                "prompt of {} tokens in {:.2?}",
-                ids.len(),
-                started.elapsed()
-            );
-            return self.speak(&decoder, cache, logits, &ids);
+            for prompts in self.prompts.chunks(usize::from(self.args.batch)) {
+                let begun: anyhow::Result<Vec<Begun<B>>> = prompts
+                    .iter()
+                    .map(|prompt| self.begin(&decoder, prompt))
+                    .collect();
+                self.speak(&decoder, begun?)?;
+            }
+            return Ok(());
         }
         let label = &self.opened.model.label;
         let spec = self.opened.vision.clone();
@@ -188,7 +194,7 @@ impl Visitor for Job<'_> {
         }
         let started = Instant::now();
         let rows = whole.rows(&images)?;
-        let ids = self.encode(&format!("{text}{}", self.args.prompt))?;
+        let ids = self.encode(&format!("{text}{}", self.prompts[0]))?;
         let marks = Marks::of(whole.spec(), |name| self.tokenizer.id_of(name))?;
         let decoder = whole.decoder();
         let mut cache = decoder.cache(ids.len().saturating_add(self.args.max_tokens))?;
@@ -204,11 +210,37 @@ impl Visitor for Job<'_> {
             ids.len(),
             started.elapsed()
         );
-        self.speak(decoder, cache, logits, &ids)
+        let sampler = Sampler::new(self.sampling())?;
+        let turn = Turn {
+            cache,
+            logits,
+            sampler,
+        };
+        self.speak(decoder, vec![Begun { ids, turn }])
     }
 }
 
 impl Job<'_> {
+    /// Computes a prompt.
+    fn begin<B: Backend>(&self, decoder: &Decoder<B>, prompt: &str) -> anyhow::Result<Begun<B>> {
+        let ids = self.encode(prompt)?;
+        let mut cache = decoder.cache(ids.len().saturating_add(self.args.max_tokens))?;
+        let started = Instant::now();
+        let logits = prefill(decoder, &mut cache, &ids)?;
+        tracing::info!(
+            "prompt of {} tokens in {:.2?}",
+            ids.len(),
+            started.elapsed()
+        );
+        let sampler = Sampler::new(self.sampling())?;
+        let turn = Turn {
+            cache,
+            logits,
+            sampler,
+        };
+        Ok(Begun { ids, turn })
+    }
+
     /// Tokens of what is said to the model, in the form of a chat where one is wanted.
     fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         let Some(template) = &self.template else {
@@ -256,100 +288,52 @@ impl Job<'_> {
         let _ = out.flush();
     }
 
-    /// Generates after a prompt whose last logits are given, and prints.
-    fn speak<B: Backend>(
-        &self,
-        decoder: &Decoder<B>,
-        mut cache: TextCache<B>,
-        logits: Vec<f32>,
-        prompt: &[u32],
-    ) -> anyhow::Result<()> {
+    /// Generates after prompts, and prints: one text as it comes, several when the last has ended.
+    fn speak<B: Backend>(&self, decoder: &Decoder<B>, begun: Vec<Begun<B>>) -> anyhow::Result<()> {
         let Job {
             args, tokenizer, ..
         } = *self;
-        let mut sampler = Sampler::new(self.sampling())?;
-        let mut stream = tokenizer.stream(true);
-        let mut stops = Stops {
-            stop: &args.stop,
-            text: String::new(),
-            shown: 0,
+        let alone = self.prompts.len() == 1;
+        let (prompts, mut turns): (Vec<_>, Vec<_>) = begun
+            .into_iter()
+            .map(|begun| (begun.ids, begun.turn))
+            .unzip();
+        let eos = if args.ignore_eos {
+            &[]
+        } else {
+            tokenizer.eos_ids()
         };
-        let mut generated = Vec::new();
-        let mut reason = "max-tokens";
+        let new = || Said::new(tokenizer.stream(true), &args.stop, eos);
+        let mut said: Vec<Said<'_>> = prompts.iter().map(|_| new()).collect();
         let started = Instant::now();
-        let mut heard = |id: u32| -> Result<bool, EngineError> {
-            if tokenizer.eos_ids().contains(&id) && !args.ignore_eos {
-                reason = "end-of-text";
-                return Ok(false);
+        generate(decoder, &mut turns, args.max_tokens, &mut |text, id| {
+            let (piece, goes_on) = said[text].hear(id)?;
+            if alone {
+                self.show(&piece);
             }
-            generated.push(id);
-            let (text, go_on) = stops.push(&stream.push(id)?);
-            self.show(&text);
-            if !go_on {
-                reason = "stop";
-            }
-            Ok(go_on)
-        };
-        generate(
-            decoder,
-            &mut cache,
-            logits,
-            &mut sampler,
-            args.max_tokens,
-            &mut heard,
-        )?;
+            Ok(goes_on)
+        })?;
         let took = started.elapsed();
-        if reason != "stop" {
-            let (text, go_on) = stops.push(&stream.finish()?);
-            self.show(&text);
-            if !go_on {
-                reason = "stop";
-            }
-            self.show(&stops.rest());
-        }
         let device = decoder.backend().describe();
-        if args.json {
+        let mut n_tokens = 0;
+        for (prompt, said) in prompts.iter().zip(said) {
+            let (rest, answer) = said.finish()?;
+            n_tokens += answer.ids.len();
             let page = json!({
                 "model": self.opened.model.label, "device": device, "prompt_ids": prompt,
-                "ids": generated, "text": stops.text, "finish_reason": reason,
+                "ids": answer.ids, "text": answer.text, "finish_reason": answer.reason,
             });
-            println!("{}", serde_json::to_string_pretty(&page)?);
-        } else {
-            self.show("\n");
-            tracing::info!("{device}: {} tokens in {took:.2?}", generated.len());
+            match (args.json, alone) {
+                (true, true) => println!("{}", serde_json::to_string_pretty(&page)?),
+                (true, false) => println!("{page}"),
+                (false, true) => self.show(&format!("{rest}\n")),
+                (false, false) => {
+                    let prompt = tokenizer.decode(prompt, true)?;
+                    self.show(&format!("> {prompt}\n{}\n\n", answer.text));
+                }
+            }
         }
+        tracing::info!("{device}: {n_tokens} tokens in {took:.2?}");
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stop_text_in_two_pieces_is_never_shown() {
-        let stop = ["END".to_owned()];
-        let mut stops = Stops {
-            stop: &stop,
-            text: String::new(),
-            shown: 0,
-        };
-        assert_eq!(stops.push("abcE"), ("ab".to_owned(), true));
-        assert_eq!(stops.push("xN"), ("cE".to_owned(), true));
-        let (text, go_on) = stops.push("éEND more");
-        assert!(!go_on);
-        assert_eq!(text, "xNé");
-        assert_eq!(stops.text, "abcExNé");
-    }
-
-    #[test]
-    fn without_stop_texts_everything_is_shown_at_once() {
-        let mut stops = Stops {
-            stop: &[],
-            text: String::new(),
-            shown: 0,
-        };
-        assert_eq!(stops.push("héllo"), ("héllo".to_owned(), true));
-        assert_eq!(stops.rest(), "");
     }
 }
