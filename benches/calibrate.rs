@@ -25,6 +25,7 @@ fn lens(reference: &Path, candidate: &Path) -> TestRecord {
         settings: Settings::default(),
         fetch: FetchOptions::default(),
         tests: vec![TEST.to_owned()],
+        device: "cpu".to_owned(),
         budget_bytes: None,
         command: Vec::new(),
     };

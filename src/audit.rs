@@ -10,6 +10,7 @@ use crate::evidence::pair::Pair;
 use crate::evidence::record::{Status, TestRecord};
 use crate::evidence::spec::Need;
 use crate::evidence::{self, layers};
+use crate::fingerprint::product::Products;
 use crate::report::{
     self, ComponentSection, FileLine, MachineClass, ModelSection, Report, RunOptions, Tool,
 };
@@ -38,6 +39,8 @@ pub struct Request {
     pub fetch: FetchOptions,
     /// Ids of the tests to run, in the order of the registry.
     pub tests: Vec<String>,
+    /// Where large products are computed, by its name; replaces that of the settings.
+    pub device: String,
     /// Bytes of weights that may be read of both models together; all of them if absent.
     pub budget_bytes: Option<u64>,
     /// The command line that repeats the audit.
@@ -56,6 +59,9 @@ pub enum AuditError {
     /// Its tensors contradict their names.
     #[error(transparent)]
     Arch(#[from] crate::arch::ArchError),
+    /// The device that is to multiply cannot be had.
+    #[error(transparent)]
+    Device(#[from] crate::engine::EngineError),
     /// The two could not be put side by side.
     #[error(transparent)]
     Evidence(#[from] evidence::context::EvidenceError),
@@ -95,6 +101,11 @@ impl Watch for Unwatched {
 /// # Errors
 /// When a model cannot be had or read. A test that cannot be carried out is a record, not an error.
 pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditError> {
+    let settings = Settings {
+        // Refused before anything is fetched.
+        products: Products::on(&request.device)?,
+        ..request.settings.clone()
+    };
     let opened = [
         open_with(&request.reference, &request.fetch, watch, true)?,
         open_with(&request.candidate, &request.fetch, watch, true)?,
@@ -103,20 +114,19 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
     let started = Instant::now();
     let chosen = request
         .budget_bytes
-        .map(|n| budget::choose(reference, candidate, n, &request.settings));
+        .map(|n| budget::choose(reference, candidate, n, &settings));
     let [left, right] = match &chosen {
         Some(chosen) => [&chosen.reference, &chosen.candidate],
         None => [reference, candidate],
     };
-    let pair = Pair::new(left, right, &request.settings)?;
+    let pair = Pair::new(left, right, &settings)?;
     tracing::debug!("phase pairing: {:.2?}", started.elapsed());
     let selected = |id: &str| request.tests.iter().any(|test| test == id);
-    let records: Vec<TestRecord> =
-        evidence::run(&pair, &request.settings, &selected, as_observer(watch))
-            .into_iter()
-            .map(refuse_nan)
-            .map(|record| outside_the_budget(record, chosen.as_ref(), &selected))
-            .collect();
+    let records: Vec<TestRecord> = evidence::run(&pair, &settings, &selected, as_observer(watch))
+        .into_iter()
+        .map(refuse_nan)
+        .map(|record| outside_the_budget(record, chosen.as_ref(), &selected))
+        .collect();
     let finding = verdict::judge(&records);
     let mut sections = [
         opened[0].section(&request.reference),
@@ -149,12 +159,13 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
         command: request.command.clone(),
-        seed: request.settings.seed,
+        seed: settings.seed,
         threads: rayon::current_num_threads(),
         options: RunOptions {
             tests: request.tests.clone(),
-            layer_rule: layers::rule(deepest, &request.settings),
-            all_layers: request.settings.all_layers,
+            layer_rule: layers::rule(deepest, &settings),
+            all_layers: settings.all_layers,
+            device: settings.products.describe(),
         },
         machine: machine_class(),
         reference: reference_section,

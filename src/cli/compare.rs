@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Look at every layer of deep models instead of an even spread
     #[arg(long)]
     all_layers: bool,
+    /// Where large products of rows are computed: cpu, auto, cuda, vulkan or metal; `cuda:1` is the second
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
     /// Read at most so much of the weights of both models together, e.g. 100MB or 2GiB
     #[arg(long, value_name = "BYTES", value_parser = budget, conflicts_with = "full")]
     budget: Option<u64>,
@@ -111,6 +114,9 @@ fn command(args: &Args) -> Vec<String> {
     }
     if let Some(budget) = args.budget {
         command.extend(["--budget".to_owned(), budget.to_string()]);
+    }
+    if args.device != "cpu" {
+        command.extend(["--device".to_owned(), args.device.clone()]);
     }
     if args.all_layers {
         command.push("--all-layers".to_owned());
@@ -186,6 +192,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             ..FetchOptions::default()
         },
         tests,
+        device: args.device.clone(),
         budget_bytes: args.budget,
         command: command(&args),
     };

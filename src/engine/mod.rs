@@ -15,6 +15,7 @@ pub mod generate;
 pub mod gpu;
 mod load;
 mod mixture;
+pub mod row_products;
 pub mod text;
 pub mod vision;
 

@@ -1,5 +1,7 @@
 //! What every test is given beside the pair: the seed, the limits, and where progress goes.
 
+use crate::engine::EngineError;
+use crate::fingerprint::product::Products;
 use crate::stats::PValueError;
 use crate::tensor::TensorError;
 
@@ -16,6 +18,8 @@ pub struct Settings {
     pub n_units: usize,
     /// Shared tokens through the token lens.
     pub n_tokens: usize,
+    /// Where large products are computed: a device rounds its sums in an order of its own.
+    pub products: Products,
 }
 
 impl Default for Settings {
@@ -26,6 +30,7 @@ impl Default for Settings {
             n_layers: 4,
             n_units: 2048,
             n_tokens: 1024,
+            products: Products::default(),
         }
     }
 }
@@ -47,7 +52,20 @@ pub enum EvidenceError {
     /// A computation gave what is no p-value.
     #[error(transparent)]
     PValue(#[from] PValueError),
+    /// The device that multiplies failed.
+    #[error(transparent)]
+    Device(EngineError),
     /// A computation gave what is no number.
     #[error("{0}")]
     Numerical(String),
+}
+
+impl From<EngineError> for EvidenceError {
+    /// A weight that cannot be read is that, whoever read it.
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Tensor(error) => Self::Tensor(error),
+            error => Self::Device(error),
+        }
+    }
 }

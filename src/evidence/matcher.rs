@@ -12,7 +12,6 @@ use crate::fingerprint::units::{
     View::{self, First, Second},
 };
 use crate::stats::{self, MatchingTest};
-use crate::tensor::TensorError;
 use ndarray::{Array2, s};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,6 +69,9 @@ fn is_empty(rows: &Array2<f32>) -> impl Iterator<Item = bool> + '_ {
         .map(|row| row.iter().all(|&x| x == 0.0))
 }
 
+/// What is done with the rows of a block of units, the first of which is numbered.
+type SeeBlock<'a> = dyn FnMut(usize, &Array2<f32>) -> Result<(), EvidenceError> + 'a;
+
 /// Reads views and matches units by them.
 pub(super) struct Matcher<'a> {
     settings: &'a Settings,
@@ -100,14 +102,14 @@ impl<'a> Matcher<'a> {
         (side, mlp): (Side, &Mlp<'_>),
         view: View,
         coarse: bool,
-        f: &mut dyn FnMut(usize, &Array2<f32>),
-    ) -> Result<(), TensorError> {
+        f: &mut SeeBlock<'_>,
+    ) -> Result<(), EvidenceError> {
         let n = mlp.n_units();
         for start in (0..n).step_by(BLOCK_UNITS) {
             let units: Vec<usize> = (start..n.min(start + BLOCK_UNITS)).collect();
             let mut block = (self.read)(side, mlp, view, &units, coarse)?;
             product::normalise_rows(&mut block);
-            f(start, &block);
+            f(start, &block)?;
         }
         Ok(())
     }
@@ -119,14 +121,16 @@ impl<'a> Matcher<'a> {
         large: (Side, &Mlp<'_>),
         view: View,
         coarse: bool,
-    ) -> Result<(Array2<f32>, Vec<bool>), TensorError> {
+    ) -> Result<(Array2<f32>, Vec<bool>), EvidenceError> {
         let n = large.1.n_units();
         let mut out = Array2::<f32>::zeros((rows.nrows(), n));
         let mut empty = Vec::with_capacity(n);
-        let mut compare = |start: usize, block: &Array2<f32>| {
+        let products = &self.settings.products;
+        let mut compare = |start: usize, block: &Array2<f32>| -> Result<(), EvidenceError> {
             empty.extend(is_empty(block));
             out.slice_mut(s![.., start..start + block.nrows()])
-                .assign(&product::rows_by_rows(rows.view(), block.view()));
+                .assign(&products.rows_by_rows(rows.view(), block.view())?);
+            Ok(())
         };
         if !coarse {
             self.for_each_block(large, view, coarse, &mut compare)?;
@@ -144,11 +148,12 @@ impl<'a> Matcher<'a> {
                 whole
                     .slice_mut(s![start..start + block.nrows(), ..])
                     .assign(block);
+                Ok(())
             })?;
             self.kept.push((key, whole));
         }
         if let Some((_, whole)) = self.kept.iter().find(|(kept, _)| *kept == key) {
-            compare(0, whole);
+            compare(0, whole)?;
         }
         Ok((out, empty))
     }

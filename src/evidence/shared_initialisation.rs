@@ -17,11 +17,11 @@ use super::token_lens_matching;
 use super::unit_matching::{self, Cell, Grid, LINKED_LN_P, Outcome, Side};
 use super::{Run, Test};
 use crate::arch::RoleKind;
+use crate::engine::EngineError;
 use crate::fingerprint::learned::{Directions, Held, Noise};
 use crate::fingerprint::product;
 use crate::fingerprint::units::{Mlp, View};
 use crate::stats;
-use crate::tensor::TensorError;
 use ndarray::{Array2, Axis};
 
 static SPEC: TestSpec = TestSpec {
@@ -79,7 +79,7 @@ struct Aligned {
 
 /// Reads a view of the given units of the MLP of a side.
 type ReadUnits<'a> =
-    dyn Fn(Side, &Mlp<'_>, View, &[usize]) -> Result<Array2<f32>, TensorError> + 'a;
+    dyn Fn(Side, &Mlp<'_>, View, &[usize]) -> Result<Array2<f32>, EngineError> + 'a;
 
 /// Mean cosine of corresponding rows.
 fn mean_cosine(a: &Array2<f32>, b: &Array2<f32>) -> f64 {
@@ -113,7 +113,7 @@ fn align(
     let mut y = read(large.0, large.1, View::First, &all)?;
     product::normalise_rows(&mut x);
     product::normalise_rows(&mut y);
-    let similarity = product::rows_by_rows(x.view(), y.view());
+    let similarity = settings.products.rows_by_rows(x.view(), y.view())?;
     let matched = stats::assign_max(similarity.view())
         .map_err(|e| EvidenceError::Numerical(e.to_string()))?
         .row_to_col;
@@ -338,9 +338,9 @@ fn aligned(
         false => None,
     };
     let read = |side, mlp: &Mlp<'_>, view, units: &[usize]| match (&lenses, side) {
-        (Some((a, _)), Side::Reference) => a.rows(mlp, view, units),
-        (Some((_, b)), Side::Candidate) => b.rows(mlp, view, units),
-        (None, _) => mlp.rows(view, units),
+        (Some((a, _)), Side::Reference) => a.rows(mlp, view, units, &settings.products),
+        (Some((_, b)), Side::Candidate) => b.rows(mlp, view, units, &settings.products),
+        (None, _) => Ok(mlp.rows(view, units)?),
     };
     let mut n_identity = 0;
     let linked = |cell: &&Cell| cell.test.ln_p <= LINKED_LN_P;

@@ -78,11 +78,14 @@ pub(super) fn grid(pair: &ComponentPair, settings: &Settings) -> Outcome {
         pair,
         Question::Agreement,
         settings,
-        &|side, mlp, view, units, is_coarse| match (side, is_coarse) {
-            (Side::Reference, false) => a.rows(mlp, view, units),
-            (Side::Candidate, false) => b.rows(mlp, view, units),
-            (Side::Reference, true) => coarse.0.rows(mlp, view, units),
-            (Side::Candidate, true) => coarse.1.rows(mlp, view, units),
+        &|side, mlp, view, units, is_coarse| {
+            let lens = match (side, is_coarse) {
+                (Side::Reference, false) => &a,
+                (Side::Candidate, false) => &b,
+                (Side::Reference, true) => &coarse.0,
+                (Side::Candidate, true) => &coarse.1,
+            };
+            lens.rows(mlp, view, units, &settings.products)
         },
     )
 }

@@ -14,9 +14,9 @@ use super::matcher::{Matcher, Matchings};
 use super::pair::ComponentPair;
 use super::record::{Detail, LayerCell, LayerGrid, TestRecord};
 use crate::arch::Component;
+use crate::engine::EngineError;
 use crate::fingerprint::units::{Mlp, View};
 use crate::stats::{self, MatchingTest, PKind, PValue};
-use crate::tensor::TensorError;
 use ndarray::{Array2, Axis};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -37,7 +37,7 @@ pub enum Side {
 
 /// Reads a view of the given units, `[units.len(), width]`; `coarse` asks for a cheaper, narrower one.
 pub type ReadView<'a> =
-    dyn Fn(Side, &Mlp<'_>, View, &[usize], bool) -> Result<Array2<f32>, TensorError> + Sync + 'a;
+    dyn Fn(Side, &Mlp<'_>, View, &[usize], bool) -> Result<Array2<f32>, EngineError> + Sync + 'a;
 
 /// What is asked of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

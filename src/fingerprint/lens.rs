@@ -6,9 +6,10 @@
 //! by both models, so the two widths need not agree.
 
 use super::folded;
-use super::product;
+use super::product::{self, Products};
 use super::units::{Mlp, View};
 use crate::arch::{Component, Norm, Part, Role, RoleKind};
+use crate::engine::EngineError;
 use crate::tensor::{Matrix, TensorError};
 use ndarray::Array2;
 
@@ -81,20 +82,21 @@ impl Lens {
     /// A view of an MLP through the lens: `[units.len(), n_tokens]`, each row centred over tokens.
     ///
     /// # Errors
-    /// When the weights cannot be read or are not finite.
+    /// When the weights cannot be read or are not finite, and when the device fails.
     pub fn rows(
         &self,
         mlp: &Mlp<'_>,
         view: View,
         units: &[usize],
-    ) -> Result<Array2<f32>, TensorError> {
+        products: &Products,
+    ) -> Result<Array2<f32>, EngineError> {
         let rows = mlp.rows(view, units)?;
         let tokens = if mlp.reads(view) {
             &self.embeddings
         } else {
             &self.outputs
         };
-        let mut seen = product::rows_by_rows(rows.view(), tokens.view());
+        let mut seen = products.rows_by_rows(rows.view(), tokens.view())?;
         product::centre_rows(&mut seen);
         Ok(seen)
     }

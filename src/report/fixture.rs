@@ -391,6 +391,7 @@ pub(super) fn report() -> Report {
             tests: SPECS.iter().map(|s| s.id.to_owned()).collect(),
             layer_rule: "eight layers, evenly spaced, first and last included".to_owned(),
             all_layers: false,
+            device: "cpu".to_owned(),
         },
         machine: MachineClass {
             arch: "x86_64".to_owned(),

@@ -79,6 +79,8 @@ pub struct RunOptions {
     pub layer_rule: String,
     /// Whether every layer was taken.
     pub all_layers: bool,
+    /// Where large products were computed: `cpu`, or the name of a card.
+    pub device: String,
 }
 
 /// Numbers repeat bit for bit on machines of one class. It names no particular machine.

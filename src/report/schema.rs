@@ -70,6 +70,7 @@ struct OptionsDoc<'a> {
     tests: &'a [String],
     layer_rule: &'a str,
     all_layers: bool,
+    device: &'a str,
 }
 
 #[derive(serde::Serialize)]
@@ -248,6 +249,7 @@ impl<'a> Document<'a> {
                     tests: &report.options.tests,
                     layer_rule: &report.options.layer_rule,
                     all_layers: report.options.all_layers,
+                    device: &report.options.device,
                 },
             },
             reference: model(&report.reference),

@@ -381,6 +381,9 @@ fn repeat(page: &mut Page, report: &Report, options: &RenderOptions) {
             prose(&report.options.layer_rule)
         },
     );
+    if report.options.device != "cpu" {
+        line.push_str(&format!(" · {}", name(&report.options.device)));
+    }
     if let Some(t) = options.wall_time {
         line.push_str(&format!(" · {:.1} s", t.as_secs_f64()));
     }

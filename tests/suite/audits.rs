@@ -16,8 +16,9 @@ pub fn model_ref(path: &Path) -> ModelRef {
         .expect("the test made it")
 }
 
-/// The audit of two models with some tests.
+/// The audit of two models with some tests, large products on a device.
 fn try_compare_with(
+    device: &str,
     tests: &[&str],
     reference: &Path,
     candidate: &Path,
@@ -28,21 +29,37 @@ fn try_compare_with(
         settings: Settings::default(),
         fetch: FetchOptions::default(),
         tests: tests.iter().map(|id| (*id).to_owned()).collect(),
+        device: device.to_owned(),
         budget_bytes: None,
         command: vec!["modelkin".to_owned(), "compare".to_owned()],
     };
     audit::compare(&request, &Unwatched)
 }
 
+/// The audit of two models with all tests, large products on a device.
+pub fn try_compare_on(
+    device: &str,
+    reference: &Path,
+    candidate: &Path,
+) -> Result<Report, AuditError> {
+    let all: Vec<&str> = evidence::TESTS.iter().map(|test| test.spec.id).collect();
+    try_compare_with(device, &all, reference, candidate)
+}
+
+/// As [`try_compare_on`], for models that can be read.
+pub fn compare_on(device: &str, reference: &Path, candidate: &Path) -> Report {
+    try_compare_on(device, reference, candidate)
+        .unwrap_or_else(|error| panic!("{}: {error}", candidate.display()))
+}
+
 /// The audit of two models with all tests.
 pub fn try_compare(reference: &Path, candidate: &Path) -> Result<Report, AuditError> {
-    let all: Vec<&str> = evidence::TESTS.iter().map(|test| test.spec.id).collect();
-    try_compare_with(&all, reference, candidate)
+    try_compare_on("cpu", reference, candidate)
 }
 
 /// The audit with some tests, for models that can be read.
 pub fn compare_with(tests: &[&str], reference: &Path, candidate: &Path) -> Report {
-    try_compare_with(tests, reference, candidate)
+    try_compare_with("cpu", tests, reference, candidate)
         .unwrap_or_else(|error| panic!("{}: {error}", candidate.display()))
 }
 

@@ -407,6 +407,7 @@ fn two_models_on_a_hub_are_audited() {
             "unit-permutation".to_owned(),
             "shared-initialisation".to_owned(),
         ],
+        device: "cpu".to_owned(),
         budget_bytes: None,
         command: Vec::new(),
     };

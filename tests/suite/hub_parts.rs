@@ -54,6 +54,7 @@ fn compare(fetch: FetchOptions, ids: [&str; 2], budget_bytes: Option<u64>) -> Re
         settings: Settings::default(),
         fetch,
         tests: tests.map(|test| test.spec.id.to_owned()).collect(),
+        device: "cpu".to_owned(),
         budget_bytes,
         command: Vec::new(),
     };

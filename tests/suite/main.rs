@@ -7,6 +7,7 @@ mod cli;
 mod cli_engine;
 mod contract;
 mod derivations;
+mod devices;
 mod gguf;
 mod hostile;
 mod hub;

@@ -3,6 +3,8 @@
 use super::backend::{Buffer, Gpu};
 use super::kernels::{gram, reduce};
 use crate::engine::EngineError;
+use crate::engine::backend::Backend;
+use crate::engine::row_products::RowProducts;
 use cubecl::prelude::Runtime;
 
 impl<R: Runtime> Gpu<R> {
@@ -68,5 +70,52 @@ impl<R: Runtime> Gpu<R> {
                 x.n_rows, x.n_cols, y.n_rows, y.n_cols
             )
         })
+    }
+}
+
+/// Bytes of each of the three matrices of a piece of a product: two pieces and their products stay small on
+/// any card, and a transfer of this size is not bound by its start.
+const PIECE_BYTES: u64 = 64 << 20;
+
+impl<R: Runtime> RowProducts for Gpu<R> {
+    fn describe(&self) -> String {
+        Backend::describe(self)
+    }
+
+    fn rows_by_rows(&self, a: &[f32], b: &[f32], width: usize) -> Result<Vec<f32>, EngineError> {
+        let n_bytes = PIECE_BYTES.min(self.device.limits().buffer_bytes);
+        self.products_by_pieces(a, b, width, n_bytes)
+    }
+}
+
+impl<R: Runtime> Gpu<R> {
+    /// Products of rows by pieces of at most `n_bytes` of either side and of the result, so that any number of
+    /// rows fits; a piece is at least a row.
+    pub(super) fn products_by_pieces(
+        &self,
+        a: &[f32],
+        b: &[f32],
+        width: usize,
+        n_bytes: u64,
+    ) -> Result<Vec<f32>, EngineError> {
+        let (n, m) = (a.len() / width, b.len() / width);
+        let mut out = vec![0.0; n * m];
+        let piece = n_bytes as usize / size_of::<f32>();
+        let rows = (piece / width).max(1);
+        let columns = (piece / rows.min(n).max(1)).clamp(1, rows);
+        for (at_b, b) in b.chunks(columns * width).enumerate() {
+            let first = at_b * columns;
+            let y = self.upload(b, b.len() / width, width)?;
+            for (at_a, a) in a.chunks(rows * width).enumerate() {
+                let x = self.upload(a, a.len() / width, width)?;
+                let products = self.download(&self.products(&x, &y)?)?;
+                let n_columns = b.len() / width;
+                let places = out.chunks_mut(m).skip(at_a * rows);
+                for (products, place) in products.chunks(n_columns).zip(places) {
+                    place[first..first + n_columns].copy_from_slice(products);
+                }
+            }
+        }
+        Ok(out)
     }
 }

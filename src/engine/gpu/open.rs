@@ -8,10 +8,12 @@ use super::device::{cuda_libraries, runtime_panic, watch_runtime};
 use crate::engine::EngineError;
 use crate::engine::backend::Backend;
 use crate::engine::device::Visitor;
+use crate::engine::row_products::RowProducts;
 use cubecl::cuda::{CudaDevice, CudaRuntime};
 use cubecl::prelude::Runtime;
 use cubecl::wgpu::{AutoGraphicsApi, GraphicsApi, WgpuDevice, WgpuRuntime};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// A device that has been opened.
 pub enum GpuBackend {
@@ -30,11 +32,19 @@ impl GpuBackend {
         }
     }
 
+    /// The device as a multiplier of rows.
+    pub fn into_row_products(self) -> Arc<dyn RowProducts> {
+        match self {
+            Self::Cuda(gpu) => Arc::new(gpu),
+            Self::Wgpu(gpu) => Arc::new(gpu),
+        }
+    }
+
     /// What a person calls the device.
     pub fn describe(&self) -> String {
         match self {
-            Self::Cuda(gpu) => gpu.describe(),
-            Self::Wgpu(gpu) => gpu.describe(),
+            Self::Cuda(gpu) => Backend::describe(gpu),
+            Self::Wgpu(gpu) => Backend::describe(gpu),
         }
     }
 }

@@ -194,3 +194,30 @@ impl Check for TensorCores {
 fn tensor_cores_multiply_what_is_rounded_to_bf16() {
     on_a_device::<TensorCores>();
 }
+
+struct Pieces;
+impl Check for Pieces {
+    fn check<R: Runtime>(gpu: &mut Gpu<R>) {
+        let (n, m, width) = (37, 53, 19);
+        let (mut a, b) = (values(n * width, 31), values(m * width, 32));
+        a[3] = f32::NAN;
+        let right = linear::plain(&a, &b, None, width);
+        let whole = gpu.products_by_pieces(&a, &b, width, 1 << 20).unwrap();
+        assert_close("whole", &whole, &right, 1e-5);
+        for n_bytes in [1, 400, 1000, 4000] {
+            let pieces = gpu.products_by_pieces(&a, &b, width, n_bytes).unwrap();
+            let bits = |values: &[f32]| -> Vec<u32> {
+                values
+                    .iter()
+                    .map(|v| if v.is_nan() { 0 } else { v.to_bits() })
+                    .collect()
+            };
+            assert_eq!(bits(&pieces), bits(&whole), "pieces of {n_bytes} bytes");
+        }
+    }
+}
+
+#[test]
+fn products_of_rows_are_the_same_bits_however_they_are_cut() {
+    on_a_device::<Pieces>();
+}
