@@ -33,6 +33,10 @@ pub const GGUF: Family = Family {
         ("attn_k_norm", Rule::One(K::KeyNorm)),
         ("attn_output", Rule::One(K::AttentionOutput)),
         ("attn_rot_embd", Rule::Ignored),
+        // Divisors of rotary frequencies, which the config takes over.
+        ("rope_freqs", Rule::Ignored),
+        ("rope_factors_short", Rule::Ignored),
+        ("rope_factors_long", Rule::Ignored),
         ("post_attention_norm", Rule::One(K::AttentionPostNorm)),
         ("ffn_norm", Rule::One(K::MlpNorm)),
         ("ffn_gate", Rule::One(K::Gate)),

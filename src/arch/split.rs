@@ -135,7 +135,12 @@ pub fn without_role(component: &Component, n_layers: u32) -> Vec<&Tensor> {
     let family = ARCHITECTURES.iter().find(|f| f.id == component.family);
     let known = |name: &str| {
         let Some((_, member)) = member(0, name) else {
-            return false;
+            // Outside of the layers, whole names count: GGUF's divisors of rotary frequencies.
+            let whole = name.strip_suffix(".weight").unwrap_or(name);
+            return family.is_some_and(|family| {
+                let mut rules = family.in_layer.iter();
+                rules.any(|(stem, rule)| *rule == Rule::Ignored && *stem == whole)
+            });
         };
         let ignored = family.is_some_and(|family| {
             let rules = family.in_layer.iter();

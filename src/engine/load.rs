@@ -13,7 +13,20 @@ use crate::tensor::Matrix;
 use std::collections::BTreeSet;
 
 /// Model types whose weights GGUF stores as they are, but for the order of rows that roles undo.
-const GGUF_TYPES: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+const GGUF_TYPES: &[&str] = &[
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gpt2",
+];
 
 /// A weight and its bias.
 pub(super) struct Linear<B: Backend> {
@@ -560,6 +573,17 @@ pub(super) fn language_model(model: &Model) -> Result<&Component, EngineError> {
             "{}: the engine runs GGUF files of {}, not of {model_type:?}; run the original weights",
             model.label,
             GGUF_TYPES.join(", ")
+        )));
+    }
+    let says_one = model
+        .config
+        .as_ref()
+        .is_some_and(|c| c.get("norm_gains_include_one").is_some());
+    if model.format == "gguf" && model_type.starts_with("gemma") && !says_one {
+        return Err(EngineError::NotAModel(format!(
+            "{}: config.json is that of the original weights, and the gains of the norms in the GGUF file hold \
+             the 1 that the model adds; move config.json away, the GGUF file has a config of its own",
+            model.label
         )));
     }
     model

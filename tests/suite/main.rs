@@ -9,6 +9,7 @@ mod contract;
 mod derivations;
 mod devices;
 mod gguf;
+mod gguf_engine;
 mod hostile;
 mod hub;
 mod hub_cache;

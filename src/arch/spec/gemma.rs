@@ -32,8 +32,12 @@ fn embedding_scale(hidden_size: usize) -> f32 {
 }
 
 fn norm(config: &mut Config) -> Result<NormSpec, SpecError> {
-    let epsilon = config.number_or("rms_norm_eps", 1e-6)?;
-    Ok(NormSpec::rms_plus_one(epsilon as f32))
+    let epsilon = config.number_or("rms_norm_eps", 1e-6)? as f32;
+    // GGUF files store 1 + γ.
+    if config.has("norm_gains_include_one") && config.flag_or("norm_gains_include_one", false)? {
+        return Ok(NormSpec::rms(epsilon));
+    }
+    Ok(NormSpec::rms_plus_one(epsilon))
 }
 
 /// Sizes. A head has 256 dimensions, whatever the width of the model.

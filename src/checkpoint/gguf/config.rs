@@ -1,109 +1,250 @@
 //! What a GGUF file states of its architecture, in the keys of a `config.json`.
 
+use super::architectures::{
+    ARCHITECTURES, Architecture, HEADS, Key, LOCAL_EXPERTS, MLP, RMS, SIZES, Sizes, THETA,
+};
 use super::metadata::{Array, Metadata, Value};
+use crate::tensor::{DType, Tensor};
 use serde_json::{Map, json};
+use std::collections::BTreeSet;
 
-/// `model_type` of `transformers` where llama.cpp's word differs.
-const MODEL_TYPES: &[(&str, &str)] = &[("gptneox", "gpt_neox"), ("qwen2moe", "qwen2_moe")];
-
-/// Keys of a config, and of the metadata after the architecture's name.
-const KEYS: &[(&str, &str)] = &[
-    ("num_hidden_layers", "block_count"),
-    ("hidden_size", "embedding_length"),
-    ("intermediate_size", "feed_forward_length"),
-    ("num_attention_heads", "attention.head_count"),
-    ("num_key_value_heads", "attention.head_count_kv"),
-    ("head_dim", "attention.key_length"),
-    ("max_position_embeddings", "context_length"),
-    ("vocab_size", "vocab_size"),
-    ("num_local_experts", "expert_count"),
-    ("num_experts_per_tok", "expert_used_count"),
-    ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
-    ("rope_theta", "rope.freq_base"),
-];
-
-/// Architectures whose metadata, as far as it is read here, says all that a forward pass needs.
-const COMPLETE: &[&str] = &["llama", "qwen2", "qwen3"];
+/// `model_type` of `transformers` where llama.cpp's word differs, of architectures that are not read completely.
+const MODEL_TYPES: &[(&str, &str)] = &[("gptneox", "gpt_neox")];
+/// What is read of those.
+const OTHERS: &[&[Key]] = &[SIZES, MLP, HEADS, RMS, THETA, LOCAL_EXPERTS];
 /// Metadata that changes no forward pass.
 const HARMLESS: &[&str] = &["vocab_size", "use_parallel_residual"];
-/// A tensor that changes rotary frequencies, as Llama 3.1 is stored.
+/// Divisors of rotary frequencies, as Llama 3.1 is stored.
 const ROTARY_FACTORS: &str = "rope_freqs.weight";
+/// The same for short and for long texts, as Phi-3 is stored.
+const SHORT_FACTORS: &str = "rope_factors_short.weight";
+/// See [`SHORT_FACTORS`].
+const LONG_FACTORS: &str = "rope_factors_long.weight";
+/// Frequencies of a head at most.
+const MAX_FACTORS: usize = 4096;
+/// The base of rotary frequencies where the file has none.
+const DEFAULT_THETA: f64 = 10000.0;
 
-/// The config, if the file names an architecture. `gguf_unread` lists what the file states beyond it, so
-/// that a reader that must know everything can refuse. `n_rows` knows the tensors.
-pub(super) fn config(
-    metadata: &Metadata,
-    n_rows: impl Fn(&str) -> Option<usize>,
-) -> Option<serde_json::Value> {
-    let architecture = metadata.text("general.architecture")?;
-    let model_type = MODEL_TYPES
-        .iter()
-        .find(|(theirs, _)| *theirs == architecture)
-        .map_or(architecture, |(_, ours)| ours);
-    let mut config = Map::new();
-    config.insert("model_type".to_owned(), json!(model_type));
-    for (ours, theirs) in KEYS {
-        let key = format!("{architecture}.{theirs}");
-        let number = match metadata.entries.get(&key) {
-            // One number per layer says the same as one number only where all are equal.
-            Some(Value::Array(Array::Whole(list))) => list
+/// Reads metadata after the architecture's name, and remembers what was read.
+struct Reader<'a> {
+    metadata: &'a Metadata,
+    prefix: String,
+    read: BTreeSet<&'a str>,
+}
+
+impl<'a> Reader<'a> {
+    /// A number, whole or not; one number per layer says the same as one number only where all are equal.
+    fn number(&mut self, key: &str) -> Option<serde_json::Value> {
+        let (name, value) = self
+            .metadata
+            .entries
+            .get_key_value(&format!("{}{key}", self.prefix))?;
+        let number = match value {
+            Value::Array(Array::Whole(list)) => list
                 .first()
                 .filter(|first| list.iter().all(|n| n == *first))
-                .and_then(|n| u64::try_from(*n).ok()),
-            _ => metadata.whole(&key).and_then(|n| u64::try_from(n).ok()),
+                .and_then(|n| u64::try_from(*n).ok())
+                .map(|n| json!(n)),
+            Value::Whole(n) => u64::try_from(*n).ok().map(|n| json!(n)),
+            Value::Float(number) => Some(json!(number)),
+            _ => None,
+        }?;
+        self.read.insert(name);
+        Some(number)
+    }
+
+    fn text(&mut self, key: &str) -> Option<&'a str> {
+        let name = format!("{}{key}", self.prefix);
+        let (name, value) = self.metadata.entries.get_key_value(&name)?;
+        let Value::Text(text) = value else {
+            return None;
         };
-        if let Some(number) = number {
-            config.insert((*ours).to_owned(), json!(number));
-        } else if let Some(Value::Float(number)) = metadata.entries.get(&key) {
-            config.insert((*ours).to_owned(), json!(number));
+        self.read.insert(name);
+        Some(text)
+    }
+
+    /// Keys that nothing read.
+    fn unread(&self) -> Vec<String> {
+        let keys = self.metadata.entries.keys();
+        let keys = keys.filter(|key| !self.read.contains(key.as_str()));
+        let keys = keys.filter_map(|key| key.strip_prefix(&self.prefix));
+        let mut unread: Vec<String> = keys
+            .filter(|key| !HARMLESS.contains(key))
+            .map(str::to_owned)
+            .collect();
+        unread.sort();
+        unread
+    }
+}
+
+/// The config, if the file names an architecture. `gguf_unread` lists what the file states beyond it, so
+/// that a reader that must know everything can refuse. `tensor` finds tensors by name.
+pub(super) fn config<'a>(
+    metadata: &Metadata,
+    tensor: &dyn Fn(&str) -> Option<&'a Tensor>,
+) -> Option<serde_json::Value> {
+    let name = metadata.text("general.architecture")?;
+    let known = ARCHITECTURES.iter().find(|known| known.name == name);
+    let other_name = MODEL_TYPES.iter().find(|(theirs, _)| *theirs == name);
+    let mut reader = Reader {
+        metadata,
+        prefix: format!("{name}."),
+        read: BTreeSet::new(),
+    };
+    let mut config = Map::new();
+    let model_type = other_name.map_or(name, |(_, ours)| ours);
+    config.insert("model_type".to_owned(), json!(model_type));
+    for (ours, theirs) in known.map_or(OTHERS, |known| known.keys).concat() {
+        if let Some(number) = reader.number(theirs) {
+            config.insert(ours.to_owned(), number);
         }
     }
-    if let Some(n) = n_rows("token_embd.weight") {
+    let rows = |name: &str| tensor(name).and_then(|t| t.shape().first().copied());
+    if let Some(n) = rows("token_embd.weight") {
         config.insert("vocab_size".to_owned(), json!(n));
     }
     config.insert(
         "tie_word_embeddings".to_owned(),
-        json!(n_rows("output.weight").is_none()),
+        json!(rows("output.weight").is_none()),
     );
-    let mut unread = unread(metadata, architecture, &config);
-    if n_rows(ROTARY_FACTORS).is_some() {
-        unread.push(ROTARY_FACTORS.to_owned());
-    }
+    let unread = match known {
+        None => vec!["general.architecture".to_owned()],
+        Some(known) => complete(known, &mut reader, &mut config, tensor),
+    };
     if !unread.is_empty() {
         config.insert("gguf_unread".to_owned(), json!(unread));
     }
     Some(serde_json::Value::Object(config))
 }
 
-/// Keys after the architecture's name that the config does not tell.
-fn unread(
-    metadata: &Metadata,
-    architecture: &str,
-    config: &Map<String, serde_json::Value>,
+/// Adds what the metadata says in other ways or leaves unsaid; what is left over.
+fn complete<'a>(
+    known: &Architecture,
+    reader: &mut Reader<'_>,
+    config: &mut Map<String, serde_json::Value>,
+    tensor: &dyn Fn(&str) -> Option<&'a Tensor>,
 ) -> Vec<String> {
-    if !COMPLETE.contains(&architecture) {
-        return vec!["general.architecture".to_owned()];
-    }
-    let number = |key: &str| config.get(key).and_then(serde_json::Value::as_u64);
-    let head_dim = number("head_dim")
-        .or_else(|| number("hidden_size")?.checked_div(number("num_attention_heads")?));
-    let prefix = format!("{architecture}.");
-    let known = |key: &str| {
-        let told = |(ours, theirs): &(&str, &str)| *theirs == key && config.contains_key(*ours);
-        let is_head_dim = ["rope.dimension_count", "attention.value_length"].contains(&key)
-            && metadata
-                .whole(&format!("{prefix}{key}"))
-                .and_then(|n| u64::try_from(n).ok())
-                == head_dim;
-        KEYS.iter().any(told) || HARMLESS.contains(&key) || is_head_dim
+    let number = |config: &Map<String, serde_json::Value>, key: &str| {
+        config.get(key).and_then(serde_json::Value::as_u64)
     };
-    let keys = metadata
-        .entries
-        .keys()
-        .filter_map(|key| key.strip_prefix(&prefix));
-    let mut unread: Vec<String> = keys.filter(|key| !known(key)).map(str::to_owned).collect();
-    unread.sort();
-    unread
+    let hidden_size = number(config, "hidden_size").unwrap_or(0);
+    let n_heads = number(config, "num_attention_heads").unwrap_or(0);
+    let whole = hidden_size.checked_div(n_heads).unwrap_or(0);
+    let sizes = Sizes {
+        n_layers: number(config, "num_hidden_layers").unwrap_or(0),
+        hidden_size,
+        n_heads,
+        head_dim: number(config, "head_dim").unwrap_or(whole),
+        has_experts: number(config, "num_local_experts").is_some_and(|n| n > 0),
+    };
+    for (key, value) in (known.unsaid)(&sizes) {
+        config.insert(key.to_owned(), value);
+    }
+    if known.gains_with_one {
+        config.insert("norm_gains_include_one".to_owned(), json!(true));
+    }
+    let mut left = Vec::new();
+    for key in ["attention.value_length", "attention.key_length"] {
+        let stated = reader.number(key).and_then(|n| n.as_u64());
+        if stated.is_some_and(|stated| stated != sizes.head_dim) {
+            left.push(key.to_owned());
+        }
+    }
+    if known.rotary {
+        config
+            .entry("rope_theta")
+            .or_insert_with(|| json!(DEFAULT_THETA));
+        if let Some(rotated) = reader
+            .number("rope.dimension_count")
+            .and_then(|n| n.as_u64())
+            .filter(|rotated| *rotated != sizes.head_dim)
+        {
+            if known.name == "phi3" && sizes.head_dim > 0 {
+                let part = rotated as f64 / sizes.head_dim as f64;
+                config.insert("partial_rotary_factor".to_owned(), json!(part));
+            } else {
+                left.push("rope.dimension_count".to_owned());
+            }
+        }
+        match scaling(reader, tensor) {
+            Ok(None) => {}
+            Ok(Some(scaling)) => {
+                config.insert("rope_scaling".to_owned(), scaling);
+            }
+            Err(key) => left.push(key.to_owned()),
+        }
+    }
+    left.extend(reader.unread());
+    left
+}
+
+/// `rope_scaling`, or the key or tensor that cannot be told.
+fn scaling<'a>(
+    reader: &mut Reader<'_>,
+    tensor: &dyn Fn(&str) -> Option<&'a Tensor>,
+) -> Result<Option<serde_json::Value>, &'static str> {
+    let kind = reader.text("rope.scaling.type").unwrap_or("none");
+    if let Some(stored) = tensor(ROTARY_FACTORS) {
+        let factors = factors(stored).ok_or(ROTARY_FACTORS)?;
+        // Both at once would be scaled twice.
+        return match kind {
+            "none" => Ok(Some(json!({
+                "rope_type": "longrope", "attention_factor": 1.0,
+                "short_factor": factors, "long_factor": factors,
+            }))),
+            _ => Err("rope.scaling.type"),
+        };
+    }
+    if let (Some(short), Some(long)) = (tensor(SHORT_FACTORS), tensor(LONG_FACTORS)) {
+        let short = factors(short).ok_or(SHORT_FACTORS)?;
+        let long = factors(long).ok_or(LONG_FACTORS)?;
+        let mut scaling =
+            json!({"rope_type": "longrope", "short_factor": short, "long_factor": long});
+        if let Some(factor) = reader.number("rope.scaling.attn_factor") {
+            scaling["attention_factor"] = factor;
+        }
+        return match kind {
+            "none" | "longrope" => Ok(Some(scaling)),
+            _ => Err("rope.scaling.type"),
+        };
+    }
+    let mut scaling = json!({"rope_type": kind});
+    match kind {
+        "none" => return Ok(None),
+        "linear" => {}
+        "yarn" => {
+            for (ours, theirs) in [
+                (
+                    "original_max_position_embeddings",
+                    "rope.scaling.original_context_length",
+                ),
+                ("beta_fast", "rope.scaling.yarn_beta_fast"),
+                ("beta_slow", "rope.scaling.yarn_beta_slow"),
+            ] {
+                if let Some(number) = reader.number(theirs) {
+                    scaling[ours] = number;
+                }
+            }
+        }
+        _ => return Err("rope.scaling.type"),
+    }
+    scaling["factor"] = reader
+        .number("rope.scaling.factor")
+        .ok_or("rope.scaling.factor")?;
+    Ok(Some(scaling))
+}
+
+/// Divisors of frequencies, if they are numbers above 0.
+fn factors(stored: &Tensor) -> Option<Vec<f32>> {
+    let n = stored.shape().iter().product::<usize>();
+    if stored.dtype() != DType::F32 || n == 0 || n > MAX_FACTORS {
+        return None;
+    }
+    let factors = stored.read_elements(0..n).ok()?;
+    factors
+        .iter()
+        .all(|x| x.is_finite() && *x > 0.0)
+        .then_some(factors)
 }
 
 /// Metadata as text: what a reader can look at.

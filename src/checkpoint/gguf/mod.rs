@@ -5,6 +5,7 @@
 //! which the converter adds 1, are plain gains here. The metadata also serves as config and tokenizer.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod architectures;
 mod config;
 mod cursor;
 mod heads;
@@ -62,9 +63,8 @@ impl Format for Gguf {
             });
         }
         if let (Some(mut metadata), Some(file)) = (first, parts.first()) {
-            checkpoint.config = config::config(&metadata, |name| {
-                let tensor = checkpoint.tensors.iter().find(|t| t.name() == name);
-                tensor.and_then(|t| t.shape().first().copied())
+            checkpoint.config = config::config(&metadata, &|name| {
+                checkpoint.tensors.iter().find(|t| t.name() == name)
             });
             checkpoint.tokenizer =
                 tokenizer::take(&mut metadata, &file.path, &mut checkpoint.notes);

@@ -11,7 +11,12 @@ pub struct Reference(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
 impl Reference {
     /// Reads `reference.safetensors` of a case.
     pub fn read(folder: &Path) -> Self {
-        let bytes = fs::read(folder.join("reference.safetensors")).unwrap();
+        Self::read_file(&folder.join("reference.safetensors"))
+    }
+
+    /// Reads a file of such values.
+    pub fn read_file(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.iter().map(|(name, tensor)| {
             let data = tensor.data();

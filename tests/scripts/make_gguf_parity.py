@@ -1,0 +1,197 @@
+"""Writes tests/data/gguf/parity/: tiny models as GGUF, and the logits that transformers computes of them.
+
+Names come from the `gguf` package's own map, metadata and changes of weights are those of llama.cpp's converter
+(https://github.com/ggml-org/llama.cpp, conversion/): queries and keys of Llama interleaved, 1 added to Gemma's
+gains, GPT-2's matrices turned, experts stacked, Llama 3.1's frequencies as divisors. Models are those of
+tests/parity with the changes below, where GGUF cannot say what a case says.
+
+    pip install gguf==0.19.0 torch transformers safetensors
+    python tests/scripts/make_gguf_parity.py tests/data/gguf/parity
+"""
+
+import dataclasses
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
+
+import make  # noqa: E402
+import numpy as np  # noqa: E402
+import oracle  # noqa: E402
+import torch  # noqa: E402
+from cases import CASES  # noqa: E402
+from gguf import GGUFWriter, RopeScalingType, get_tensor_name_map, quants  # noqa: E402
+from gguf.constants import MODEL_ARCH, GGMLQuantizationType  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+# Case of tests/parity, architecture of llama.cpp, changed keys.
+MODELS = [
+    ("llama31", MODEL_ARCH.LLAMA, {}),
+    ("llama-linear", MODEL_ARCH.LLAMA, {}),
+    ("llama-yarn", MODEL_ARCH.LLAMA, {}),
+    ("mixtral", MODEL_ARCH.LLAMA, {}),
+    ("qwen2-moe", MODEL_ARCH.QWEN2MOE, {"mlp_only_layers": []}),
+    ("qwen3-moe", MODEL_ARCH.QWEN3MOE, {}),
+    ("gemma", MODEL_ARCH.GEMMA, {}),
+    # llama.cpp takes the width of a head.
+    ("gemma2", MODEL_ARCH.GEMMA2, {"query_pre_attn_scalar": 12}),
+    # Every sixth layer sees everything.
+    ("gemma3", MODEL_ARCH.GEMMA3,
+     {"query_pre_attn_scalar": 12, "num_hidden_layers": 6, "sliding_window_pattern": 6}),
+    ("phi3", MODEL_ARCH.PHI3, {}),
+    ("phi3-longrope-long", MODEL_ARCH.PHI3, {}),
+    ("gpt2", MODEL_ARCH.GPT2, {}),
+]
+
+
+def interleaved(weights, n_heads):
+    shape = weights.shape
+    return weights.reshape(n_heads, 2, shape[0] // n_heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def llama3_divisors(config, scaling, head_dim):
+    """What each frequency of Llama 3.1 is divided by."""
+    low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
+    trained = scaling["original_max_position_embeddings"]
+    divisors = []
+    for i in range(0, head_dim, 2):
+        length = 2 * math.pi * config["rope_theta"] ** (i / head_dim)
+        if length < trained / high:
+            divisors.append(1.0)
+        elif length > trained / low:
+            divisors.append(factor)
+        else:
+            smooth = (trained / length - low) / (high - low)
+            divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(divisors, np.float32)
+
+
+def describe(writer, arch, config):
+    """Metadata, as the converter of the architecture adds it."""
+    if arch == MODEL_ARCH.GPT2:
+        writer.add_block_count(config["n_layer"])
+        writer.add_context_length(config["n_positions"])
+        writer.add_embedding_length(config["n_embd"])
+        writer.add_feed_forward_length(4 * config["n_embd"])
+        writer.add_head_count(config["n_head"])
+        writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+        return
+    n_heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // n_heads
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(n_heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    stated = config.get("rope_parameters") or {}
+    scaling = config.get("rope_scaling") or stated
+    if arch in (MODEL_ARCH.LLAMA, MODEL_ARCH.PHI3):
+        writer.add_vocab_size(config["vocab_size"])
+        writer.add_rope_dimension_count(head_dim)
+    if arch != MODEL_ARCH.PHI3 and (config.get("head_dim") or "gemma" in arch.name.lower()):
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if arch not in (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2):
+        writer.add_rope_freq_base(stated.get("rope_theta", config.get("rope_theta")))
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if arch == MODEL_ARCH.PHI3:
+        writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
+        writer.add_sliding_window(config["sliding_window"])
+        if kind == "longrope":
+            scale = config["max_position_embeddings"] / config["original_max_position_embeddings"]
+            length = config["original_max_position_embeddings"]
+            writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(length)))
+            for name in ("long", "short"):
+                factors = np.array(scaling[f"{name}_factor"], np.float32)
+                writer.add_tensor(f"rope_factors_{name}.weight", factors)
+    if kind == "llama3":
+        writer.add_tensor("rope_freqs.weight", llama3_divisors(config, scaling, head_dim))
+    for key in ("num_local_experts", "num_experts"):
+        if key in config:
+            writer.add_expert_count(config[key])
+            writer.add_expert_used_count(config["num_experts_per_tok"])
+    if arch in (MODEL_ARCH.QWEN2MOE, MODEL_ARCH.QWEN3MOE):
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if arch == MODEL_ARCH.QWEN2MOE:
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    if arch in (MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3):
+        writer.add_sliding_window(config["sliding_window"])
+    if arch == MODEL_ARCH.GEMMA2:
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+
+
+def stack_experts(tensors, n_experts):
+    """Experts one by one become one tensor, [n_experts, out, in]."""
+    stacked = {}
+    for name, values in tensors.items():
+        if ".experts.0." not in name:
+            if ".experts." not in name:
+                stacked[name] = values
+            continue
+        each = [tensors[name.replace(".experts.0.", f".experts.{i}.")] for i in range(n_experts)]
+        stacked[name.replace(".experts.0.", ".experts.")] = np.stack(each)
+    return stacked
+
+
+def convert(folder, target, arch, config):
+    tensors = {name: t.float().numpy() for name, t in load_file(folder / "model.safetensors").items()}
+    n_experts = config.get("num_local_experts", config.get("num_experts", 0))
+    n_layers = config.get("num_hidden_layers", config.get("n_layer"))
+    names = get_tensor_name_map(arch, n_layers)
+    writer = GGUFWriter(target, {"LLAMA": "llama"}.get(arch.name, arch.name.lower()))
+    describe(writer, arch, config)
+    for name, values in stack_experts(tensors, n_experts).items():
+        is_gemma = arch in (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3)
+        if name == "lm_head.weight" and is_gemma or name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue
+        if is_gemma and name.endswith("norm.weight"):
+            values = values + 1
+        if arch == MODEL_ARCH.LLAMA and ".q_proj." in name:
+            values = interleaved(values, config["num_attention_heads"])
+        if arch == MODEL_ARCH.LLAMA and ".k_proj." in name:
+            values = interleaved(values, config["num_key_value_heads"])
+        if arch == MODEL_ARCH.GPT2 and name.endswith(
+                (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+            values = values.T.copy()
+        new = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if new is None:
+            raise ValueError(f"{target.name}: the gguf package has no name for {name}")
+        kind = GGMLQuantizationType.F32 if values.ndim == 1 or "_norm" in new else GGMLQuantizationType.BF16
+        if kind == GGMLQuantizationType.F32:
+            writer.add_tensor(new, values.astype(np.float32))
+        else:
+            writer.add_tensor(new, quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main(out):
+    out.mkdir(parents=True, exist_ok=True)
+    for name, arch, changes in MODELS:
+        case = CASES[name]
+        case = dataclasses.replace(case, config={**case.config, **changes})
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            make.write_model(case, folder)
+            inputs = {"input_ids": make.ids_of(case)}
+            logits = oracle.run(make.load(case, folder, torch.float32), inputs)["logits"]
+            convert(folder, out / f"{name}.gguf", arch, case.config)
+        save_file({"input_ids": inputs["input_ids"][0].contiguous(), "logits": logits.contiguous()},
+                  out / f"{name}.safetensors")
+
+
+main(Path(sys.argv[1]))
