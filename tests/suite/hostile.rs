@@ -138,3 +138,64 @@ fn a_config_that_is_no_json_is_said_to_be_so_and_the_weights_still_speak() {
     assert!(reason.contains("config.json"), "{reason}");
     assert_eq!(report.finding.overall.relation.related(), Some(true));
 }
+
+/// A safetensors file of so many tensors without values.
+fn many_tensors(n: usize) -> Vec<u8> {
+    let mut header = String::from("{");
+    for i in 0..n {
+        let comma = if i == 0 { "" } else { "," };
+        header +=
+            &format!("{comma}\"{i}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+    }
+    header.push('}');
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()
+}
+
+#[test]
+fn a_header_of_a_million_tensors_is_answered() {
+    let folder = folder_with(&[("model.safetensors", &many_tensors(1_000_000))]);
+    let start = std::time::Instant::now();
+    let [as_candidate, as_reference] = both_sides(folder.path());
+    println!("two audits of a million tensors: {:?}", start.elapsed());
+    for report in [as_candidate, as_reference] {
+        let report = report.expect("an empty tensor is a tensor");
+        assert_eq!(
+            report.finding.overall.relation.related(),
+            None,
+            "{}",
+            summary(&report)
+        );
+    }
+}
+
+#[test]
+fn an_index_of_a_million_shards_is_answered() {
+    let mut index = String::from("{\"weight_map\":{");
+    for i in 0..1_000_000 {
+        let comma = if i == 0 { "" } else { "," };
+        index += &format!("{comma}\"{i}\":\"{i}.safetensors\"");
+    }
+    index += "}}";
+    let folder = folder_with(&[("model.safetensors.index.json", index.as_bytes())]);
+    let start = std::time::Instant::now();
+    for report in both_sides(folder.path()) {
+        let report = report.expect("shards that are not there are how an index is published alone");
+        assert_eq!(report.finding.overall.relation, Relation::Inconclusive);
+    }
+    println!("two audits of a million shards: {:?}", start.elapsed());
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_devices_and_pipes_are_no_files_of_a_model() {
+    let folder = folder_with(&[("config.json", b"{}")]);
+    let link = folder.path().join("model.safetensors");
+    std::os::unix::fs::symlink("/dev/zero", link).expect("a link");
+    let pipe = folder.path().join("pytorch_model.bin");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo");
+    for report in both_sides(folder.path()) {
+        let report = report.expect("a folder with a config and no weights");
+        assert_eq!(report.finding.overall.relation, Relation::Inconclusive);
+    }
+}

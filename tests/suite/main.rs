@@ -16,6 +16,7 @@ mod hub_cache;
 mod hub_parts;
 mod hub_protocol;
 mod parity;
+mod parsers;
 mod pictures;
 mod published;
 mod pytorch;

@@ -298,25 +298,12 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         made.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let (inside, after) = (&tag[2..end], &tag[end + 2..]);
-        let word = inside
-            .trim_start_matches(['-', '+'])
-            .trim_end_matches(['-', '+']);
-        match word.trim() {
-            name @ ("generation" | "endgeneration") => {
-                let tag = if name == "generation" {
-                    "if true"
-                } else {
-                    "endif"
-                };
-                made.push_str(&format!("{{%{}%}}", inside.replace(name, tag)));
+        match generation_tag(tag) {
+            Some((replaced, after)) => {
+                made.push_str(&replaced);
                 rest = after;
             }
-            _ => {
+            None => {
                 made.push_str("{%");
                 rest = &tag[2..];
             }
@@ -324,6 +311,22 @@ fn without_generation_tags(source: &str) -> String {
     }
     made.push_str(rest);
     made
+}
+
+/// What stands for the tag `generation` or `endgeneration` at the beginning of a text, and the text behind
+/// it. Looks no further than the tag, so that many tags without an end take no more than linear time.
+fn generation_tag(tag: &str) -> Option<(String, &str)> {
+    let inside = tag.strip_prefix("{%")?;
+    let word = inside.trim_start_matches(['-', '+']).trim_start();
+    let (name, stands_for) = [("generation", "if true"), ("endgeneration", "endif")]
+        .into_iter()
+        .find(|(name, _)| word.starts_with(name))?;
+    let end = word.strip_prefix(name)?;
+    let after = end.trim_start().trim_start_matches(['-', '+']);
+    let after = after.strip_prefix("%}")?;
+    let begins = &inside[..inside.len() - word.len()];
+    let ends = &end[..end.len() - after.len()];
+    Some((format!("{{%{begins}{stands_for}{ends}"), after))
 }
 
 #[cfg(test)]

@@ -23,6 +23,9 @@ pub fn weight_files() -> Vec<Hostile> {
     let huge = [u64::MAX.to_le_bytes().as_slice(), &good[8..]].concat();
     let mut not_utf8 = good.clone();
     not_utf8[header_end - 16..header_end].fill(0xff);
+    let mut name_not_utf8 = good.clone();
+    let name = good.windows(3).position(|w| w == b"\"a\"").expect("a name");
+    name_not_utf8[name + 1] = 0xff;
     let mut files = vec![
         malformed("empty file", Vec::new()),
         malformed("eight bytes only", good[..8].to_vec()),
@@ -35,6 +38,7 @@ pub fn weight_files() -> Vec<Hostile> {
             with_header("these are not the weights", &[0; 16]),
         ),
         malformed("header not UTF-8", not_utf8),
+        malformed("a name that is not UTF-8", name_not_utf8),
         malformed(
             "bytes after the last tensor",
             [good.as_slice(), &[0; 9]].concat(),

@@ -125,6 +125,24 @@ fn generation_tags_print_nothing_and_keep_lines_and_spaces() {
 }
 
 #[test]
+fn tags_that_overlap_or_never_end_are_left_as_they_are_in_linear_time() {
+    for template in [
+        "{%}",
+        "a{%}\n{% e %}",
+        "{%",
+        "{%-",
+        "{% generation",
+        "{%generation-",
+    ] {
+        assert_eq!(without_generation_tags(template), template);
+    }
+    let start = std::time::Instant::now();
+    let many = format!("{}%}}", "{%".repeat(500_000));
+    assert_eq!(without_generation_tags(&many), many);
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
+#[test]
 fn loops_can_be_left_and_methods_of_python_are_there() {
     let template =
         "{% for c in 'abc' %}{% if c == 'b' %}{% continue %}{% endif %}{{ c.upper() }}{% endfor %}";
