@@ -57,6 +57,30 @@ pub trait Backend: Send + Sync {
         bias: Option<&Self::Buffer>,
     ) -> Result<Self::Buffer, EngineError>;
 
+    /// Weights of one shape that a grouped product will read together: the experts of a layer.
+    ///
+    /// # Errors
+    /// As [`Self::weight`].
+    fn weights(&self, matrices: &[Matrix]) -> Result<Vec<Self::Weight>, EngineError> {
+        matrices.iter().map(|matrix| self.weight(matrix)).collect()
+    }
+
+    /// Rows of x `[n_rows, n_in]` times the weight `[n_out, n_in]` of their group: `[n_rows, n_out]`. Groups cover
+    /// the rows in order, and have at least one row.
+    ///
+    /// # Errors
+    /// As [`Self::linear`].
+    fn linear_grouped(
+        &self,
+        x: &Self::Buffer,
+        groups: &[(Range<usize>, &Self::Weight)],
+    ) -> Result<Self::Buffer, EngineError>
+    where
+        Self: Sized,
+    {
+        one_by_one(self, x, groups)
+    }
+
     /// The norm of every group of `width` consecutive columns. Gain and bias are `[1, width]`, repeated
     /// for each group, or `[1, n_cols]`. `spec.plus_one` adds 1 to the gain.
     fn norm(
@@ -158,6 +182,24 @@ pub trait Backend: Send + Sync {
     ) -> Result<Self::Buffer, EngineError>;
 }
 
+/// [`Backend::linear_grouped`] as a product per group.
+///
+/// # Errors
+/// As [`Backend::linear`].
+pub(crate) fn one_by_one<B: Backend>(
+    backend: &B,
+    x: &B::Buffer,
+    groups: &[(Range<usize>, &B::Weight)],
+) -> Result<B::Buffer, EngineError> {
+    let mut pieces = Vec::with_capacity(groups.len());
+    for (rows, weight) in groups {
+        let numbers: Vec<u32> = rows.clone().map(|row| row as u32).collect();
+        let theirs = backend.gather(x, &numbers)?;
+        pieces.push(backend.linear(&theirs, weight, None)?);
+    }
+    backend.stack(&pieces)
+}
+
 /// A borrowed device is a device.
 macro_rules! borrowed {
     ($(fn $name:ident(&self $(, $argument:ident: $type:ty)*) $(-> $output:ty)?;)*) => {
@@ -177,6 +219,8 @@ borrowed! {
     fn describe(&self) -> String;
     fn shape(&self, x: &B::Buffer) -> (usize, usize);
     fn weight(&self, matrix: &Matrix) -> Result<B::Weight, EngineError>;
+    fn weights(&self, matrices: &[Matrix]) -> Result<Vec<B::Weight>, EngineError>;
+    fn linear_grouped(&self, x: &B::Buffer, groups: &[(Range<usize>, &B::Weight)]) -> Result<B::Buffer, EngineError>;
     fn upload(&self, values: &[f32], n_rows: usize, n_cols: usize) -> Result<B::Buffer, EngineError>;
     fn download(&self, x: &B::Buffer) -> Result<Vec<f32>, EngineError>;
     fn embed(&self, table: &B::Weight, ids: &[u32], scale: f32) -> Result<B::Buffer, EngineError>;

@@ -7,8 +7,9 @@
 use super::EngineError;
 use super::attend::Rotation;
 use super::backend::Backend;
-use super::load::{Feed, Layer, Linear, Loader, Mlp, Norm, Weights, language_model};
+use super::load::{Feed, Layer, Linear, Loader, Mlp, Norm, Weights};
 use super::mixture;
+use super::runnable::language_model;
 use crate::arch::Model;
 use crate::arch::spec::{ModelSpec, Wiring};
 use std::collections::{BTreeMap, BTreeSet};

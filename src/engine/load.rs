@@ -8,25 +8,9 @@ use crate::arch::spec::{
     QkNorm, QkNormScope,
 };
 use crate::arch::split::without_role;
-use crate::arch::{Component, ComponentKind, Model, Part, Role, RoleKind};
+use crate::arch::{Component, Part, Role, RoleKind};
 use crate::tensor::Matrix;
 use std::collections::BTreeSet;
-
-/// Model types whose weights GGUF stores as they are, but for the order of rows that roles undo.
-const GGUF_TYPES: &[&str] = &[
-    "llama",
-    "mistral",
-    "mixtral",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "gpt2",
-];
 
 /// A weight and its bias.
 pub(super) struct Linear<B: Backend> {
@@ -75,9 +59,16 @@ pub(super) struct Mlp<B: Backend> {
 pub(super) struct Mixture<B: Backend> {
     pub router: Linear<B>,
     pub correction: Option<Vec<f32>>,
-    pub experts: Vec<Mlp<B>>,
+    pub experts: Experts<B>,
     pub shared: Option<(Mlp<B>, Option<Linear<B>>)>,
     pub spec: MixtureSpec,
+}
+
+/// Weights of all experts of a layer, by their numbers; none has a bias.
+pub(super) struct Experts<B: Backend> {
+    pub gate: Option<Vec<B::Weight>>,
+    pub up: Vec<B::Weight>,
+    pub down: Vec<B::Weight>,
 }
 
 /// What a layer does after attention.
@@ -202,6 +193,20 @@ impl<'a, B: Backend> Loader<'a, B> {
             weight: self.backend.weight(matrix)?,
             bias: self.bias(role, n_out, bias)?,
         })
+    }
+
+    /// The weights of a role of every expert.
+    fn experts(
+        &mut self,
+        role: Role,
+        n_experts: usize,
+        n_out: usize,
+        n_in: usize,
+    ) -> Result<Vec<B::Weight>, EngineError> {
+        let matrices: Result<Vec<Matrix>, EngineError> = (0..n_experts as u32)
+            .map(|e| Ok(self.matrix(role.of_expert(Some(e)), n_out, n_in)?.clone()))
+            .collect();
+        self.backend.weights(&matrices?)
     }
 
     /// Some rows of a weight, as a weight of their own.
@@ -363,9 +368,17 @@ impl<'a, B: Backend> Loader<'a, B> {
             MlpSpec::Dense(spec) => return Ok(Feed::Dense(self.mlp(own, *spec, hidden)?)),
             MlpSpec::Mixture(spec) => spec,
         };
-        let experts: Result<Vec<Mlp<B>>, EngineError> = (0..spec.n_experts as u32)
-            .map(|e| self.mlp(own.map(|role| role.of_expert(Some(e))), spec.expert, hidden))
-            .collect();
+        let [gate, up, down] = own;
+        let n = spec.expert.intermediate_size;
+        let experts = Experts {
+            gate: spec
+                .expert
+                .gated
+                .then(|| self.experts(gate, spec.n_experts, n, hidden))
+                .transpose()?,
+            up: self.experts(up, spec.n_experts, n, hidden)?,
+            down: self.experts(down, spec.n_experts, hidden, n)?,
+        };
         let shared = match &spec.shared {
             None => None,
             Some(expert) => {
@@ -384,7 +397,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 .correction_bias
                 .then(|| self.values(role(RoleKind::RouterBias), spec.n_experts))
                 .transpose()?,
-            experts: experts?,
+            experts,
             shared,
             spec: spec.clone(),
         }))
@@ -552,48 +565,4 @@ impl<'a, B: Backend> Loader<'a, B> {
             )),
         }
     }
-}
-
-/// The language model of a checkpoint.
-///
-/// # Errors
-/// When there is none whose roles are known by name.
-pub(super) fn language_model(model: &Model) -> Result<&Component, EngineError> {
-    if !model.missing_shards.is_empty() || !model.has_weights() {
-        return Err(EngineError::NotAModel(format!(
-            "{}: the weights are not there",
-            model.label
-        )));
-    }
-    // The converter to GGUF adds 1 to Gemma's gains, and joins or re-orders the weights of others.
-    let model_type = model.config.as_ref().and_then(|c| c.get("model_type"));
-    let model_type = model_type.and_then(|t| t.as_str()).unwrap_or_default();
-    if model.format == "gguf" && !GGUF_TYPES.contains(&model_type) {
-        return Err(EngineError::NotAModel(format!(
-            "{}: the engine runs GGUF files of {}, not of {model_type:?}; run the original weights",
-            model.label,
-            GGUF_TYPES.join(", ")
-        )));
-    }
-    let says_one = model
-        .config
-        .as_ref()
-        .is_some_and(|c| c.get("norm_gains_include_one").is_some());
-    if model.format == "gguf" && model_type.starts_with("gemma") && !says_one {
-        return Err(EngineError::NotAModel(format!(
-            "{}: config.json is that of the original weights, and the gains of the norms in the GGUF file hold \
-             the 1 that the model adds; move config.json away, the GGUF file has a config of its own",
-            model.label
-        )));
-    }
-    model
-        .components
-        .iter()
-        .find(|component| component.kind == ComponentKind::LanguageModel)
-        .ok_or_else(|| {
-            EngineError::NotAModel(format!(
-                "{}: no language model among its components",
-                model.label
-            ))
-        })
 }

@@ -9,6 +9,7 @@ use super::backend::Backend;
 use super::forward::Decoder;
 use super::load::Mixture;
 use crate::arch::spec::{RouterSpec, Scoring};
+use std::ops::Range;
 
 /// Experts of one token, and their weights.
 type Choice = Vec<(usize, f32)>;
@@ -82,6 +83,70 @@ fn choose(logits: &[f32], top_k: usize, router: &RouterSpec, correction: Option<
         .collect()
 }
 
+/// The weighted sum of what its experts make of each row of x: `[n_rows, hidden_size]`.
+fn experts<B: Backend>(
+    decoder: &Decoder<B>,
+    x: &B::Buffer,
+    mixture: &Mixture<B>,
+    choices: &[Choice],
+) -> Result<B::Buffer, EngineError> {
+    let backend = decoder.backend();
+    let (n_rows, hidden) = backend.shape(x);
+    // Rows in the order of the experts that they are sent to.
+    let mut sent = Vec::new();
+    let mut groups: Vec<(Range<usize>, usize)> = Vec::new();
+    // For each token where its outputs are, and their weights, in the order of the experts.
+    let mut outputs: Vec<Vec<(u32, f32)>> = vec![Vec::new(); n_rows];
+    for expert in 0..mixture.spec.n_experts {
+        let start = sent.len();
+        for (row, choice) in choices.iter().enumerate() {
+            if let Some((_, weight)) = choice.iter().find(|(chosen, _)| *chosen == expert) {
+                outputs[row].push((sent.len() as u32, *weight));
+                sent.push(row as u32);
+            }
+        }
+        if start < sent.len() {
+            groups.push((start..sent.len(), expert));
+        }
+    }
+    let mut sum = backend.upload(&vec![0.0; n_rows * hidden], n_rows, hidden)?;
+    if sent.is_empty() {
+        return Ok(sum);
+    }
+    let of = |weights: &'_ [B::Weight], x: &B::Buffer| {
+        let groups = groups
+            .iter()
+            .map(|(rows, expert)| (rows.clone(), &weights[*expert]));
+        backend.linear_grouped(x, &groups.collect::<Vec<_>>())
+    };
+    let theirs = backend.gather(x, &sent)?; // [n_sent, hidden_size]
+    let activation = mixture.spec.expert.activation;
+    let mut inner = of(&mixture.experts.up, &theirs)?; // [n_sent, intermediate_size]
+    match &mixture.experts.gate {
+        Some(gate) => {
+            let mut gate = of(gate, &theirs)?;
+            backend.gated(&mut gate, &inner, activation)?;
+            inner = gate;
+        }
+        None => backend.activate(&mut inner, activation)?,
+    }
+    let out = of(&mixture.experts.down, &inner)?; // [n_sent, hidden_size]
+    for number in 0..mixture.spec.top_k {
+        let (mut rows, mut from, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, outputs) in outputs.iter().enumerate() {
+            if let Some(&(place, weight)) = outputs.get(number) {
+                rows.push(row as u32);
+                from.push(place);
+                weights.push(weight);
+            }
+        }
+        if !rows.is_empty() {
+            backend.scatter_add(&mut sum, &rows, &weights, &backend.gather(&out, &from)?)?;
+        }
+    }
+    Ok(sum)
+}
+
 /// The mixture of x `[n_rows, hidden_size]`: `[n_rows, hidden_size]`.
 pub(super) fn forward<B: Backend>(
     decoder: &Decoder<B>,
@@ -89,7 +154,7 @@ pub(super) fn forward<B: Backend>(
     mixture: &Mixture<B>,
 ) -> Result<B::Buffer, EngineError> {
     let backend = decoder.backend();
-    let (n_rows, hidden) = backend.shape(x);
+    let (n_rows, _) = backend.shape(x);
     let logits = backend.download(&decoder.linear(x, &mixture.router)?)?; // [n_rows, n_experts]
     let choices: Vec<Choice> = logits
         .chunks(mixture.spec.n_experts)
@@ -98,22 +163,7 @@ pub(super) fn forward<B: Backend>(
             choose(row, mixture.spec.top_k, &mixture.spec.router, correction)
         })
         .collect();
-    let mut sum = backend.upload(&vec![0.0; n_rows * hidden], n_rows, hidden)?;
-    for (number, expert) in mixture.experts.iter().enumerate() {
-        let (mut rows, mut weights) = (Vec::new(), Vec::new());
-        for (row, choice) in choices.iter().enumerate() {
-            if let Some((_, weight)) = choice.iter().find(|(expert, _)| *expert == number) {
-                rows.push(row as u32);
-                weights.push(*weight);
-            }
-        }
-        if !rows.is_empty() {
-            let theirs = backend.gather(x, &rows)?;
-            let inner = decoder.mlp_activations(&theirs, expert)?;
-            let out = decoder.linear(&inner, &expert.down)?;
-            backend.scatter_add(&mut sum, &rows, &weights, &out)?;
-        }
-    }
+    let mut sum = experts(decoder, x, mixture, &choices)?;
     if let Some((shared, gate)) = &mixture.shared {
         let inner = decoder.mlp_activations(x, shared)?;
         let out = decoder.linear(&inner, &shared.down)?;

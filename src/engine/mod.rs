@@ -16,6 +16,7 @@ pub mod gpu;
 mod load;
 mod mixture;
 pub mod row_products;
+mod runnable;
 pub mod text;
 pub mod vision;
 

@@ -11,7 +11,7 @@ use super::kernels::tensor_core;
 use super::weight::GpuWeight;
 use crate::arch::spec::{Activation, NormKind, NormSpec, RopeStyle};
 use crate::engine::EngineError;
-use crate::engine::backend::{AttentionShape, Backend, RopeTable};
+use crate::engine::backend::{AttentionShape, Backend, RopeTable, one_by_one};
 use crate::tensor::Matrix;
 use cubecl::prelude::{ComputeClient, Runtime};
 use std::ops::Range;
@@ -207,6 +207,13 @@ impl<R: Runtime> Backend for Gpu<R> {
         GpuWeight::new(&self.device, matrix)
     }
 
+    fn weights(&self, matrices: &[Matrix]) -> Result<Vec<GpuWeight>, EngineError> {
+        if let Some(stack) = GpuWeight::stack(&self.device, matrices)? {
+            return Ok(stack);
+        }
+        matrices.iter().map(|matrix| self.weight(matrix)).collect()
+    }
+
     fn upload(&self, values: &[f32], n_rows: usize, n_cols: usize) -> Result<Buffer, EngineError> {
         self.demand(values.len() == n_rows * n_cols, || {
             format!("{} values are not {n_rows} rows of {n_cols}", values.len())
@@ -240,6 +247,18 @@ impl<R: Runtime> Backend for Gpu<R> {
             return self.linear_of_rounded(&self.round(x)?, weight, bias);
         }
         self.linear_by(x, weight, bias, version_for(x.n_rows))
+    }
+
+    fn linear_grouped(
+        &self,
+        x: &Buffer,
+        groups: &[(Range<usize>, &GpuWeight)],
+    ) -> Result<Buffer, EngineError> {
+        match self.precision {
+            Precision::F32 => self.linear_of_groups(x, groups),
+            // Few rows are rounded as many are.
+            Precision::Bf16 => one_by_one(self, x, groups),
+        }
     }
 
     fn norm(

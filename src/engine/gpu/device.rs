@@ -31,9 +31,41 @@ pub(super) struct Words {
 }
 
 impl Words {
+    /// Devices bind parts of an array only at such addresses.
+    pub(super) const PART_BYTES: usize = 256;
+
     /// Number of words.
     pub(super) fn len(&self) -> usize {
         self.n_words
+    }
+
+    /// Some of these words, which lie at a multiple of [`Self::PART_BYTES`].
+    ///
+    /// # Panics
+    /// When they are not there, or lie elsewhere.
+    pub(super) fn part(&self, first: usize, n_words: usize) -> Self {
+        let end = first
+            .checked_add(n_words)
+            .filter(|&end| end <= self.n_words);
+        assert!(end.is_some(), "a part lies in the whole");
+        assert!(
+            (first * 4).is_multiple_of(Self::PART_BYTES),
+            "a part is aligned"
+        );
+        let rest = (self.n_words - first).next_multiple_of(4) - n_words.next_multiple_of(4);
+        let handle = (*self.handle).clone();
+        let handle = handle
+            .offset_start(first as u64 * 4)
+            .offset_end(rest as u64 * 4);
+        Self {
+            handle: Arc::new(handle),
+            n_words,
+        }
+    }
+
+    /// Whether both are all of the same memory.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
     }
 
     /// Whether nothing else reads these words, so that they can be changed in place.

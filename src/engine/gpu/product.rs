@@ -4,10 +4,12 @@ use super::backend::{Buffer, Gpu};
 use super::device::Words;
 use super::kernels::linear::{self, padded};
 use super::kernels::number::Stored;
-use super::kernels::{round, tensor_core};
+use super::kernels::{grouped, round, tensor_core};
 use super::weight::GpuWeight;
 use crate::engine::EngineError;
+use crate::engine::backend;
 use cubecl::prelude::Runtime;
+use std::ops::Range;
 
 /// Activations `[n_rows, n_cols]` in bf16.
 pub struct Rounded {
@@ -59,6 +61,36 @@ impl<R: Runtime> Gpu<R> {
                 version,
             )
         })?;
+        Ok(out)
+    }
+
+    /// Rows of each group times its weight, in one launch where the weights lie together and groups have few rows.
+    pub(super) fn linear_of_groups(
+        &self,
+        x: &Buffer,
+        groups: &[(Range<usize>, &GpuWeight)],
+    ) -> Result<Buffer, EngineError> {
+        let weights: Vec<&GpuWeight> = groups.iter().map(|(_, weight)| *weight).collect();
+        let few = |(rows, _): &(Range<usize>, &GpuWeight)| {
+            linear::version_for(rows.len()) == linear::Version::Vector
+        };
+        let stack = GpuWeight::stack_of(&weights).filter(|_| groups.iter().all(few));
+        let Some((stack, numbers)) = stack else {
+            return backend::one_by_one(self, x, groups);
+        };
+        let ends = groups.iter().map(|(rows, _)| rows.end);
+        let starts = groups.iter().map(|(rows, _)| rows.start);
+        let follow = starts.eq(std::iter::once(0).chain(ends).take(groups.len()));
+        let n_rows = groups.last().map_or(0, |(rows, _)| rows.end);
+        self.demand(follow && n_rows == x.n_rows, || {
+            format!("groups do not cover {} rows in order", x.n_rows)
+        })?;
+        self.demand_product(x.n_cols, weights[0], None)?;
+        let out = self.empty(x.n_rows, stack.n_out)?;
+        let padded_x = linear::pad(&self.device, &x.words, x.n_rows, x.n_cols)?;
+        let rows = groups.iter().map(|(rows, _)| rows.clone());
+        let numbered: Vec<(Range<usize>, usize)> = rows.zip(numbers).collect();
+        grouped::grouped(&self.device, &padded_x, &numbered, stack, &out.words)?;
         Ok(out)
     }
 

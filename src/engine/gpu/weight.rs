@@ -5,6 +5,7 @@
 
 use super::device::{Device, Words};
 use super::kernels::blocks::{self, BlockRows};
+use super::kernels::grouped::Stack;
 use super::kernels::linear::{Part, padded};
 use super::kernels::number::Stored;
 use super::kernels::rows::{self, TablePart};
@@ -14,6 +15,9 @@ use cubecl::prelude::Runtime;
 
 /// Bytes that are read from a checkpoint and brought to the device at a time.
 const STAGED_BYTES: usize = 256 << 20;
+
+/// Bytes of weights that lie in one array: they are staged at once.
+const STACKED_BYTES: u64 = 1 << 30;
 
 /// Bytes of f32 that blocks are decoded to at a time.
 const DECODED_BYTES: usize = 64 << 20;
@@ -32,6 +36,16 @@ pub struct GpuWeight {
     n_decoded: usize,
     n_in: usize,
     n_out: usize,
+    /// Where it lies among others of its shape, if it was brought with them.
+    member: Option<Member>,
+}
+
+/// A weight's place in an array of several.
+struct Member {
+    words: Words,
+    /// Elements from one to the next.
+    stride: usize,
+    number: usize,
 }
 
 struct StoredRows {
@@ -99,7 +113,79 @@ impl GpuWeight {
             n_decoded,
             n_in,
             n_out,
+            member: None,
         })
+    }
+
+    /// Brings matrices of one shape to the device in one array, so that a grouped product can read all of
+    /// them. `None` where they are blocks, of several types, or more than an array holds.
+    pub(super) fn stack<R: Runtime>(
+        device: &Device<R>,
+        matrices: &[Matrix],
+    ) -> Result<Option<Vec<Self>>, EngineError> {
+        let Some(first) = matrices.first() else {
+            return Ok(None);
+        };
+        let dtype = first.tensor().dtype();
+        let (n_out, n_in) = (first.n_rows(), first.n_cols());
+        let stored = match dtype {
+            DType::BF16 => Stored::Bf16,
+            DType::F16 => Stored::F16,
+            DType::F32 => Stored::F32,
+            _ => return Ok(None),
+        };
+        let alike =
+            |m: &Matrix| m.tensor().dtype() == dtype && (m.n_rows(), m.n_cols()) == (n_out, n_in);
+        let n_bytes = n_out * padded(n_in) * 4 / stored.per_word();
+        let stride_bytes = n_bytes.next_multiple_of(Words::PART_BYTES);
+        let whole = stride_bytes.checked_mul(matrices.len()).map(|n| n as u64);
+        let fits = whole.is_some_and(|n| n <= device.limits().buffer_bytes.min(STACKED_BYTES));
+        if n_bytes == 0 || !fits || !matrices.iter().all(alike) {
+            return Ok(None);
+        }
+        let mut bytes = Vec::with_capacity(stride_bytes * matrices.len());
+        for matrix in matrices {
+            bytes.extend(read(matrix, 0..n_out, stored)?);
+            bytes.resize(bytes.len().next_multiple_of(Words::PART_BYTES), 0);
+        }
+        let words = device.upload_bytes(bytes)?;
+        let (stride_words, n_words) = (stride_bytes / 4, n_bytes.div_ceil(4));
+        let weights = (0..matrices.len()).map(|number| Self {
+            parts: vec![StoredRows {
+                words: words.part(number * stride_words, n_words),
+                first: 0,
+                n_rows: n_out,
+            }],
+            stored,
+            block: None,
+            n_decoded: n_out,
+            n_in,
+            n_out,
+            member: Some(Member {
+                words: words.clone(),
+                stride: stride_words * stored.per_word(),
+                number,
+            }),
+        });
+        Ok(Some(weights.collect()))
+    }
+
+    /// The array that these weights lie in, and the number of each, if it is one for all of them.
+    pub(super) fn stack_of<'a>(weights: &[&'a Self]) -> Option<(Stack<'a>, Vec<usize>)> {
+        let first = weights.first()?;
+        let whole = first.member.as_ref()?;
+        let numbers = weights.iter().map(|weight| {
+            let member = weight.member.as_ref()?;
+            member.words.is_same(&whole.words).then_some(member.number)
+        });
+        let stack = Stack {
+            words: &whole.words,
+            stored: first.stored,
+            stride: whole.stride,
+            n_out: first.n_out,
+            n_cols: padded(first.n_in),
+        };
+        Some((stack, numbers.collect::<Option<Vec<usize>>>()?))
     }
 
     /// Columns.

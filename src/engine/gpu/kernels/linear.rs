@@ -24,7 +24,7 @@ pub(in super::super) const CHUNK: usize = 16;
 /// Partial sums of an output.
 pub(super) const LANES: usize = 32;
 /// Rows of W that a workgroup of the vector kernel reads at a time.
-const GROUPS: usize = UNITS as usize / LANES;
+pub(super) const GROUPS: usize = UNITS as usize / LANES;
 /// Some rows of a weight and where their outputs go.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Part<'a> {
@@ -147,6 +147,50 @@ fn plain_kernel(
     }
 }
 
+/// What a lane adds up of the products of a row of W, whose first element has number `at`, with `rows` rows of x
+/// from `first_row` on; those from `end` on repeat the last.
+#[cube]
+pub(super) fn accumulate(
+    x: &Array<Vector<f32, Four>>,
+    w: &Array<Vector<u32, Four>>,
+    partial: &mut Array<f32>,
+    at: usize,
+    first_row: usize,
+    end: usize,
+    n_cols: usize,
+    lane: usize,
+    #[comptime] stored: Stored,
+    #[comptime] rows: usize,
+) {
+    let mut start = lane * CHUNK;
+    while start < n_cols {
+        #[unroll]
+        for eighth in 0..comptime!(CHUNK / 8) {
+            let mut words = Array::<Vector<u32, Four>>::new(2usize);
+            load_words(w, &mut words, (at + start) / 8usize + eighth, stored);
+            let (low, high) = decode_eight(&words, stored);
+            #[unroll]
+            for r in 0..rows {
+                let row = select(first_row + r < end, first_row + r, end - 1usize);
+                let from = (row * n_cols + start) / 4usize + comptime!(2 * eighth);
+                let xl = x[from];
+                let xh = x[from + 1usize];
+                let mut sum = partial[r];
+                #[unroll]
+                for k in 0..4 {
+                    sum = fma(low[k], xl[k], sum);
+                }
+                #[unroll]
+                for k in 0..4 {
+                    sum = fma(high[k], xh[k], sum);
+                }
+                partial[r] = sum;
+            }
+        }
+        start += LANES * CHUNK;
+    }
+}
+
 /// A workgroup computes [`GROUPS`] columns of up to `rows` rows; W is read once for all of these.
 #[cube(launch, launch_unchecked)]
 fn vector_kernel(
@@ -176,39 +220,18 @@ fn vector_kernel(
         partial[r] = 0.0f32;
     }
     if j < part_rows {
-        let mut start = lane * CHUNK;
-        while start < n_cols {
-            #[unroll]
-            for eighth in 0..comptime!(CHUNK / 8) {
-                let mut words = Array::<Vector<u32, Four>>::new(2usize);
-                load_words(
-                    w,
-                    &mut words,
-                    (j * n_cols + start) / 8usize + eighth,
-                    stored,
-                );
-                let (low, high) = decode_eight(&words, stored);
-                #[unroll]
-                for r in 0..rows {
-                    // A row that does not exist repeats the last, and is not written.
-                    let row = select(first_row + r < n_rows, first_row + r, n_rows - 1usize);
-                    let at = (row * n_cols + start) / 4usize + comptime!(2 * eighth);
-                    let xl = x[at];
-                    let xh = x[at + 1usize];
-                    let mut sum = partial[r];
-                    #[unroll]
-                    for k in 0..4 {
-                        sum = fma(low[k], xl[k], sum);
-                    }
-                    #[unroll]
-                    for k in 0..4 {
-                        sum = fma(high[k], xh[k], sum);
-                    }
-                    partial[r] = sum;
-                }
-            }
-            start += LANES * CHUNK;
-        }
+        accumulate(
+            x,
+            w,
+            &mut partial,
+            j * n_cols,
+            first_row,
+            n_rows,
+            n_cols,
+            lane,
+            stored,
+            rows,
+        );
     }
     #[unroll]
     for r in 0..rows {

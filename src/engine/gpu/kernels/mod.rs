@@ -6,6 +6,7 @@ mod attention_tiles;
 pub(super) mod blocks;
 pub(super) mod elementwise;
 pub(super) mod gram;
+pub(super) mod grouped;
 pub(super) mod linear;
 pub(super) mod norm;
 pub(super) mod number;

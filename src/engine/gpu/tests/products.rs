@@ -221,3 +221,64 @@ impl Check for Pieces {
 fn products_of_rows_are_the_same_bits_however_they_are_cut() {
     on_a_device::<Pieces>();
 }
+
+struct Grouped;
+impl Check for Grouped {
+    fn check<R: Runtime>(gpu: &mut Gpu<R>) {
+        for (n_cols, n_out, sizes) in [
+            (7, 5, &[1usize, 1, 1][..]),
+            (48, 70, &[3, 1, 6, 4]),
+            (530, 9, &[16, 2]),
+            (40, 33, &[17, 1]),
+        ] {
+            for dtype in [DType::F32, DType::BF16, DType::F16] {
+                let matrices: Vec<_> = (0..sizes.len() as u64 + 2)
+                    .map(|number| {
+                        matrix(dtype, n_out, n_cols, &values(n_out * n_cols, 40 + number)).0
+                    })
+                    .collect();
+                let weights = gpu.weights(&matrices).unwrap();
+                let n_rows: usize = sizes.iter().sum();
+                let mut x = values(n_rows * n_cols, 39);
+                x[0] = f32::NAN;
+                let x = upload(gpu, &x, n_cols);
+                let mut groups = Vec::new();
+                let mut at = 0;
+                for (number, size) in sizes.iter().enumerate() {
+                    // Not in the order in which they lie, and the first is nobody's.
+                    groups.push((at..at + size, &weights[sizes.len() - number]));
+                    at += size;
+                }
+                let bits = |buffer: &Buffer| -> Vec<u32> {
+                    let values = gpu.download(buffer).unwrap();
+                    values
+                        .iter()
+                        .map(|v| if v.is_nan() { 0 } else { v.to_bits() })
+                        .collect()
+                };
+                let found = bits(&gpu.linear_grouped(&x, &groups).unwrap());
+                let mut expected = Vec::new();
+                for (rows, weight) in &groups {
+                    let numbers: Vec<u32> = rows.clone().map(|row| row as u32).collect();
+                    let theirs = gpu.gather(&x, &numbers).unwrap();
+                    let plain = gpu
+                        .linear_by(&theirs, weight, None, Version::Plain)
+                        .unwrap();
+                    expected.extend(bits(&plain));
+                }
+                assert_eq!(
+                    found,
+                    expected,
+                    "{} {n_cols} × {n_out}, {sizes:?}",
+                    dtype.name()
+                );
+                assert!(found.iter().skip(n_out).any(|&bits| bits != 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_of_groups_has_the_bits_of_a_product_per_group() {
+    on_a_device::<Grouped>();
+}
