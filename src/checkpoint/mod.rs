@@ -7,11 +7,14 @@
 mod error;
 mod gguf;
 mod index;
+mod npz;
+mod onnx;
 mod pytorch;
 mod quantized;
 mod safetensors;
 mod shards;
 mod tokenizer;
+mod zip;
 
 pub use error::CheckpointError;
 pub use quantized::reads as reads_quantization;
@@ -87,7 +90,13 @@ pub trait Format: Sync {
 
 /// Every format, in the order in which they are tried: safetensors first, since a `.bin` beside it
 /// repeats the same weights.
-pub const FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &pytorch::PyTorch, &gguf::Gguf];
+pub const FORMATS: &[&dyn Format] = &[
+    &safetensors::Safetensors,
+    &pytorch::PyTorch,
+    &gguf::Gguf,
+    &npz::Npz,
+    &onnx::Onnx,
+];
 
 /// Opens the checkpoint among the files of a model. Files without weights are no error: names,
 /// config and tokenizer can still be compared.

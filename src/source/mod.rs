@@ -106,7 +106,20 @@ pub fn resolve(
 }
 
 /// Extensions of weight files that a checkpoint format can read.
-const WEIGHT_EXTENSIONS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "gguf"];
+const WEIGHT_EXTENSIONS: &[&str] = &[
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "gguf",
+    "npz",
+    "npy",
+    "onnx",
+    // External data of ONNX: `model.onnx_data`, `model.onnx.data`.
+    "onnx_data",
+    "data",
+];
 /// Beginnings of the names of files that a training run leaves in PyTorch's format beside the weights.
 const TRAINING_STATE: &[&str] = &[
     "optimizer",
@@ -171,6 +184,8 @@ pub fn needed<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
             "bin" if path == "pytorch_model.bin" || path.starts_with("pytorch_model-") => 1,
             // Re-quantizations lose what the others still hold.
             "gguf" => 3,
+            "npz" | "npy" => 4,
+            "onnx" | "onnx_data" | "data" => 5,
             _ => 2,
         })
     };

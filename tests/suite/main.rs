@@ -2,6 +2,7 @@
 
 mod architecture;
 mod architectures;
+mod arrays;
 mod audits;
 mod cli;
 mod cli_engine;

@@ -17,10 +17,10 @@ mod rebuild;
 mod tests;
 mod training;
 mod value;
-mod zip;
 
 use super::error::short;
 use super::shards::{self, Naming};
+use super::zip::{self, Entry, ZipError};
 use super::{Checkpoint, CheckpointError, CheckpointFile, FileBytes, Format};
 use crate::tensor::TensorBytes;
 use layout::{Places, Stored};
@@ -29,7 +29,6 @@ use pickle::{MAX_PICKLE_BYTES, Refusal, Unpickled};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use zip::{Entry, ZipError};
 
 /// How often the bytes of a file may be shared out to tensors: tied weights share, and an expanded
 /// view repeats, but a few bytes must not become a tensor that no machine holds.

@@ -5,7 +5,7 @@
 //! right before its end records, the local header in agreement with the directory, no two entries that
 //! share a byte or a name. Format: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3.
 
-use super::super::error::short;
+use super::error::short;
 use crate::source::bytes::ByteSource;
 use std::collections::HashSet;
 use std::io;
