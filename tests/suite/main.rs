@@ -9,6 +9,7 @@ mod cli_engine;
 mod contract;
 mod derivations;
 mod devices;
+mod formats;
 mod gguf;
 mod gguf_engine;
 mod hostile;
