@@ -285,6 +285,14 @@ def make_text():
     put("tokenizer_files", "small", b'{"a":0,"b":1,"ab":2}\0#version: 0.2\na b\n\0{"bos_token":"a"}\0{"<x>":3}')
 
 
+def make_arrays():
+    arrays = DATA / "arrays"
+    for name in ["types.npz", "head.npy", "objects.npy"]:
+        put("npz", name, (arrays / name).read_bytes())
+    put("onnx", "typed", (arrays / "typed.onnx").read_bytes())
+    put("onnx", "external", (arrays / "external" / "net.onnx").read_bytes())
+
+
 if __name__ == "__main__":
     shutil.rmtree(OUT, ignore_errors=True)
     make_safetensors()
@@ -293,5 +301,6 @@ if __name__ == "__main__":
     make_pytorch()
     make_quantized()
     make_text()
+    make_arrays()
     files = [path for path in OUT.rglob("*") if path.is_file()]
     print(f"{len(files)} inputs, {sum(path.stat().st_size for path in files)} bytes")

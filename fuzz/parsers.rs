@@ -26,6 +26,8 @@ pub const PARSERS: &[(&str, Parser)] = &[
     ("config", config),
     ("gguf", gguf),
     ("gguf_blocks", gguf_blocks),
+    ("npz", npz),
+    ("onnx", onnx),
     ("pytorch_legacy", pytorch_legacy),
     ("pytorch_pickle", pytorch_pickle),
     ("pytorch_zip", pytorch_zip),
@@ -163,6 +165,18 @@ pub fn gguf_blocks(bytes: &[u8]) -> bool {
     block.dequantize(bytes, &mut values);
     block.rounding_bounds(bytes, &mut values);
     n_blocks > 0
+}
+
+/// NumPy's archive, or an array alone.
+pub fn npz(bytes: &[u8]) -> bool {
+    let name = if bytes.starts_with(b"PK") { "a.npz" } else { "a.npy" };
+    audit_files(&[file(name, bytes)])
+}
+
+/// An ONNX model beside a file that may hold its external data.
+pub fn onnx(bytes: &[u8]) -> bool {
+    let data = file("net.onnx.data", &[0x3c; 256]);
+    audit_files(&[file("net.onnx", bytes), data])
 }
 
 /// An archive of `torch.save`.
