@@ -22,6 +22,7 @@ fn lens(reference: &Path, candidate: &Path) -> TestRecord {
     let request = Request {
         reference: model(reference),
         candidate: model(candidate),
+        bases: [None, None],
         settings: Settings::default(),
         fetch: FetchOptions::default(),
         tests: vec![TEST.to_owned()],

@@ -3,7 +3,7 @@
 
 use crate::arch::artefact::{Artefacts, FileEntry};
 use crate::arch::{Component, Model, RoleBasis};
-use crate::checkpoint::{self, CheckpointFile};
+use crate::checkpoint::{self, Checkpoint, CheckpointFile};
 use crate::evidence::budget::{self, Chosen};
 use crate::evidence::context::{Observer, Settings};
 use crate::evidence::pair::Pair;
@@ -33,6 +33,8 @@ pub struct Request {
     pub reference: ModelRef,
     /// The model under suspicion.
     pub candidate: ModelRef,
+    /// The models that the two are added to, reference and candidate, where they are adapters.
+    pub bases: [Option<ModelRef>; 2],
     /// Settings that change numbers.
     pub settings: Settings,
     /// How to reach a hub; changes no number.
@@ -65,6 +67,17 @@ pub enum AuditError {
     /// The two could not be put side by side.
     #[error(transparent)]
     Evidence(#[from] evidence::context::EvidenceError),
+    /// A base was named for what is no adapter.
+    #[error(
+        "{0}: expected an adapter (adapter_config.json beside adapter_model.safetensors or .bin), since a base is \
+         named for it"
+    )]
+    NoAdapter(String),
+    /// What was named as a base has no weights of its own.
+    #[error(
+        "{0}: expected a model with weights as the base of an adapter, found none, or an adapter"
+    )]
+    NoBase(String),
     /// A file cannot be read.
     #[error("{file}: {error}")]
     File {
@@ -107,8 +120,20 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
         ..request.settings.clone()
     };
     let opened = [
-        open_with(&request.reference, &request.fetch, watch, true)?,
-        open_with(&request.candidate, &request.fetch, watch, true)?,
+        open_with(
+            &request.reference,
+            request.bases[0].as_ref(),
+            &request.fetch,
+            watch,
+            true,
+        )?,
+        open_with(
+            &request.candidate,
+            request.bases[1].as_ref(),
+            &request.fetch,
+            watch,
+            true,
+        )?,
     ];
     let [reference, candidate] = [&opened[0].model, &opened[1].model];
     let started = Instant::now();
@@ -207,33 +232,37 @@ pub fn open(
     fetch: &FetchOptions,
     watch: &dyn Watch,
 ) -> Result<(Model, Option<String>), AuditError> {
-    open_with(model, fetch, watch, true).map(|opened| (opened.model, opened.revision))
+    open_with(model, None, fetch, watch, true).map(|opened| (opened.model, opened.revision))
 }
 
-/// Opens a model and describes it; of weights that are read in parts, headers alone are read.
+/// Opens a model and describes it; of weights that are read in parts, headers alone are read. `base` is what
+/// an adapter is added to.
 ///
 /// # Errors
-/// When it cannot be had or read.
+/// When it cannot be had or read, or a base is given and the model is no adapter.
 pub fn inspect(
     model: &ModelRef,
+    base: Option<&ModelRef>,
     fetch: &FetchOptions,
     watch: &dyn Watch,
 ) -> Result<(Model, ModelSection), AuditError> {
-    let opened = open_with(model, fetch, watch, true)?;
+    let opened = open_with(model, base, fetch, watch, true)?;
     let section = opened.section(model);
     Ok((opened.model, section))
 }
 
-/// Opens a model that is to be run and not examined: no file is digested.
+/// Opens a model that is to be run and not examined: no file is digested. `base` is what an adapter is added
+/// to.
 ///
 /// # Errors
-/// When it cannot be had or read.
+/// When it cannot be had or read, or a base is given and the model is no adapter.
 pub fn open_to_run(
     model: &ModelRef,
+    base: Option<&ModelRef>,
     fetch: &FetchOptions,
     watch: &dyn Watch,
 ) -> Result<Model, AuditError> {
-    open_with(model, fetch, watch, false).map(|opened| opened.model)
+    open_with(model, base, fetch, watch, false).map(|opened| opened.model)
 }
 
 /// A model, and the files behind it.
@@ -266,24 +295,23 @@ impl Opened {
 
 fn open_with(
     model: &ModelRef,
+    base: Option<&ModelRef>,
     fetch: &FetchOptions,
     watch: &dyn Watch,
     digested: bool,
 ) -> Result<Opened, AuditError> {
     let started = Instant::now();
     let snapshot = source::resolve(model, fetch, as_progress(watch))?;
-    let mut files = Vec::new();
-    for file in &snapshot.files {
-        let source = file.open().map_err(|error| AuditError::File {
-            file: file.path.clone(),
-            error,
-        })?;
-        files.push(CheckpointFile {
-            path: file.path.clone(),
-            source,
-        });
+    let files = open_files(&snapshot)?;
+    let mut checkpoint = checkpoint::open(&files)?;
+    let mut contents = texts(&files)?;
+    if let Some(base) = base {
+        let (merged, of_base) = add_to_base(model, checkpoint, base, fetch, watch)?;
+        checkpoint = merged;
+        for (path, content) in of_base {
+            contents.entry(path).or_insert(content);
+        }
     }
-    let checkpoint = checkpoint::open(&files)?;
     let entries = if digested {
         digests(&snapshot, &files, watch)?
     } else {
@@ -291,7 +319,7 @@ fn open_with(
     };
     let artefacts = Artefacts {
         files: entries,
-        contents: texts(&files)?,
+        contents,
         ..Artefacts::default()
     };
     tracing::debug!("phase opening and hashing: {:.2?}", started.elapsed());
@@ -300,6 +328,49 @@ fn open_with(
         revision: snapshot.revision,
         files,
     })
+}
+
+/// Opens all files of a snapshot.
+fn open_files(snapshot: &Snapshot) -> Result<Vec<CheckpointFile>, AuditError> {
+    let open = |file: &source::SnapshotFile| match file.open() {
+        Ok(source) => Ok(CheckpointFile {
+            path: file.path.clone(),
+            source,
+        }),
+        Err(error) => Err(AuditError::File {
+            file: file.path.clone(),
+            error,
+        }),
+    };
+    snapshot.files.iter().map(open).collect()
+}
+
+/// The base model with an adapter added, and the base's configuration and tokenizer, which the merged model
+/// has as well.
+fn add_to_base(
+    model: &ModelRef,
+    adapter: Checkpoint,
+    base: &ModelRef,
+    fetch: &FetchOptions,
+    watch: &dyn Watch,
+) -> Result<(Checkpoint, BTreeMap<String, Vec<u8>>), AuditError> {
+    let Some(adapter) = adapter.adapter else {
+        return Err(AuditError::NoAdapter(model.to_string()));
+    };
+    let snapshot = source::resolve(base, fetch, as_progress(watch))?;
+    let files = open_files(&snapshot)?;
+    let mut checkpoint = checkpoint::open(&files)?;
+    if checkpoint.adapter.is_some() || checkpoint.tensors.is_empty() {
+        return Err(AuditError::NoBase(base.to_string()));
+    }
+    adapter.add_to(&mut checkpoint)?;
+    checkpoint.notes.push(format!(
+        "its base is {} as the caller names it",
+        snapshot.label
+    ));
+    let mut contents = texts(&files)?;
+    contents.retain(|path, _| path.ends_with(".json") || path.ends_with(".model"));
+    Ok((checkpoint, contents))
 }
 
 /// Digests every file.

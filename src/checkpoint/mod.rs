@@ -4,6 +4,7 @@
 //! come from; it checks every length before use, executes nothing, and reads no weight until a test
 //! asks for it.
 
+mod adapter;
 mod error;
 mod gguf;
 mod index;
@@ -16,6 +17,7 @@ mod shards;
 mod tokenizer;
 mod zip;
 
+pub use adapter::Adapter;
 pub use error::CheckpointError;
 pub use quantized::reads as reads_quantization;
 pub use tokenizer::{EmbeddedToken, EmbeddedTokenizer};
@@ -69,6 +71,8 @@ pub struct Checkpoint {
     pub tokenizer: Option<EmbeddedTokenizer>,
     /// Shards that the index names, if none of them is there.
     pub missing_shards: Vec<String>,
+    /// The adapter that the files are, if they are one: the tensors are then its changes.
+    pub adapter: Option<Adapter>,
     /// What was seen and left aside, in sentences.
     pub notes: Vec<String>,
 }
@@ -119,6 +123,7 @@ pub fn open(files: &[CheckpointFile]) -> Result<Checkpoint, CheckpointError> {
             ));
         }
     }
+    adapter::assemble(files, &mut checkpoint)?;
     quantized::assemble(files, &mut checkpoint)?;
     let mut seen: HashMap<&str, &str> = HashMap::with_capacity(checkpoint.tensors.len());
     for tensor in &checkpoint.tensors {

@@ -23,6 +23,12 @@ pub(super) struct Args {
     reference: ModelRef,
     /// The model under suspicion
     candidate: ModelRef,
+    /// The model that the candidate, an adapter, is added to
+    #[arg(long, value_name = "MODEL")]
+    base: Option<ModelRef>,
+    /// The model that the reference, an adapter, is added to
+    #[arg(long, value_name = "MODEL")]
+    reference_base: Option<ModelRef>,
     /// Also write the report to a file; the extension chooses the format: html, json, md, txt
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
@@ -106,6 +112,14 @@ fn budget(text: &str) -> Result<u64, String> {
 fn command(args: &Args) -> Vec<String> {
     let mut command = vec!["modelkin".to_owned(), "compare".to_owned()];
     command.extend([args.reference.to_string(), args.candidate.to_string()]);
+    for (flag, base) in [
+        ("--base", &args.base),
+        ("--reference-base", &args.reference_base),
+    ] {
+        if let Some(base) = base {
+            command.extend([flag.to_owned(), base.to_string()]);
+        }
+    }
     command.extend(["--seed".to_owned(), args.seed.to_string()]);
     for (flag, ids) in [("--only", &args.only), ("--skip", &args.skip)] {
         if !ids.is_empty() {
@@ -182,6 +196,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let request = Request {
         reference: args.reference.clone(),
         candidate: args.candidate.clone(),
+        bases: [args.reference_base.clone(), args.base.clone()],
         settings: Settings {
             seed: args.seed,
             all_layers: args.all_layers,

@@ -116,7 +116,7 @@ fn check_devices(
     seed: u64,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let opened = Opened::new(&model)?;
+    let opened = Opened::new(&model, None)?;
     let ids = check::text(opened.spec.vocab_size, n_tokens, seed);
     let exact = with_device("cpu-f64", Job(&opened, Exact { ids: ids.clone() }))??;
     let mut lines = Vec::new();

@@ -14,6 +14,9 @@ use anyhow::Context;
 pub(super) struct EngineArgs {
     /// The model
     pub model: ModelRef,
+    /// The model that it, an adapter, is added to
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<ModelRef>,
     /// Device: auto, cpu, cpu-f64, cuda, cuda-bf16, vulkan or metal; `cuda:1` is the second of its kind
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
@@ -30,9 +33,9 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Opens a model and reads what it computes.
-    pub fn new(model: &ModelRef) -> anyhow::Result<Self> {
+    pub fn new(model: &ModelRef, base: Option<&ModelRef>) -> anyhow::Result<Self> {
         let bars = Bars::new();
-        let model = audit::open_to_run(model, &FetchOptions::default(), &bars)?;
+        let model = audit::open_to_run(model, base, &FetchOptions::default(), &bars)?;
         bars.clear();
         let config = model.config.as_ref().with_context(|| {
             format!(

@@ -15,6 +15,9 @@ use std::process::ExitCode;
 pub(super) struct Args {
     /// The model
     model: ModelRef,
+    /// The model that it, an adapter, is added to
+    #[arg(long, value_name = "MODEL")]
+    base: Option<ModelRef>,
     /// Download a repository's weights instead of reading their headers alone
     #[arg(long)]
     full: bool,
@@ -166,7 +169,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         in_parts: !args.full,
         ..FetchOptions::default()
     };
-    let (model, section) = audit::inspect(&args.model, &fetch, &bars)?;
+    let (model, section) = audit::inspect(&args.model, args.base.as_ref(), &fetch, &bars)?;
     bars.clear();
     if args.json {
         println!(

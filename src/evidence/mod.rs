@@ -15,6 +15,7 @@ pub mod spec;
 pub mod tokens;
 pub mod unit_matching;
 
+mod adapter_updates;
 #[cfg(test)]
 mod artefact_fixture;
 mod calibration;
@@ -77,6 +78,7 @@ pub const TESTS: &[Test] = &[
     tensor_correspondence::TEST,
     tensor_identity::TEST,
     weight_similarity::TEST,
+    adapter_updates::TEST,
     norm_vectors::TEST,
     unit_permutation::TEST,
     gate_up_matching::TEST,
@@ -119,7 +121,15 @@ pub fn run(
             }
             Run::Component(run) if !pair.components.is_empty() => {
                 for component in &pair.components {
-                    keep(&component.id, &|| run(component, settings));
+                    keep(
+                        &component.id,
+                        &|| match only_changes(component, test.spec) {
+                            Some(reason) => {
+                                Ok(TestRecord::not_applicable(id, &component.id, reason))
+                            }
+                            None => run(component, settings),
+                        },
+                    );
                 }
             }
             _ => {
@@ -133,6 +143,27 @@ pub fn run(
         }
     }
     records
+}
+
+/// Tests that say something true of what two adapters change: not of units, which have the order of the base.
+const OF_CHANGES: [&str; 4] = [
+    "tensor-correspondence",
+    "tensor-identity",
+    "weight-similarity",
+    "adapter-updates",
+];
+
+/// Why a test cannot speak of components that are what an adapter changes, and no weights.
+fn only_changes(pair: &ComponentPair, spec: &TestSpec) -> Option<&'static str> {
+    match adapter_updates::n_adapters(pair) {
+        1 if !spec.needs.contains(&Need::Adapters) => {
+            Some("one of the two is an adapter, which holds changes and no weights; name its base")
+        }
+        2 if !OF_CHANGES.contains(&spec.id) => Some(
+            "both are adapters, whose units have the order of their base's, whoever trained them",
+        ),
+        _ => None,
+    }
 }
 
 /// Why a test that needs weights cannot run on this pair.

@@ -18,6 +18,8 @@ pub enum Need {
     Files,
     /// Weight tensors of both models.
     Weights,
+    /// Adapters that are not added to a base: of all other models there is nothing to measure.
+    Adapters,
     /// Tokenizers of both models (or equal vocabulary sizes).
     Tokenizer,
 }

@@ -438,5 +438,6 @@ pub(super) fn need(need: Need) -> &'static str {
         Need::Files => "files",
         Need::Weights => "weights",
         Need::Tokenizer => "tokenizer",
+        Need::Adapters => "adapters",
     }
 }

@@ -12,6 +12,27 @@ use std::ops::Range;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Coding(pub &'static str);
 
+impl Coding {
+    /// The change that a LoRA adapter makes to a weight.
+    pub const LORA_UPDATE: Self = Self("LoRA change");
+    /// The change that a DoRA adapter makes to a weight before it sets lengths.
+    pub const DORA_UPDATE: Self = Self("DoRA change");
+    /// A weight with a LoRA adapter added.
+    pub const LORA_MERGED: Self = Self("LoRA merged");
+    /// A weight with a DoRA adapter added.
+    pub const DORA_MERGED: Self = Self("DoRA merged");
+
+    /// Whether values were rounded to codes: adapters compute theirs from numbers as they are.
+    pub fn is_quantized(self) -> bool {
+        ![Self::LORA_MERGED, Self::DORA_MERGED].contains(&self) && !self.is_change()
+    }
+
+    /// Whether the values are changes to weights, and no weights.
+    pub fn is_change(self) -> bool {
+        [Self::LORA_UPDATE, Self::DORA_UPDATE].contains(&self)
+    }
+}
+
 /// One stored tensor of a coded one.
 #[derive(Debug, Clone)]
 pub struct Part {
@@ -28,6 +49,12 @@ pub trait Decoder: Send + Sync + std::fmt::Debug {
 
     /// The stored tensors, the codes first. Never empty.
     fn parts(&self) -> &[Part];
+
+    /// Numbers that the values depend on and that are in no part, as bits: two tensors of equal parts and
+    /// equal numbers have equal values.
+    fn parameters(&self) -> Vec<u64> {
+        Vec::new()
+    }
 
     /// Puts the elements of a range of columns of one row, in their order. A row is the last dimension
     /// of the shape; rows of all other dimensions are counted through.

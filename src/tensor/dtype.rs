@@ -138,7 +138,16 @@ impl DType {
     /// Whether elements are codes that share scales with others, so that rounding to the type depends
     /// on more than the value.
     pub fn is_quantized(self) -> bool {
-        matches!(self, Self::Block(_) | Self::Coded(_))
+        match self {
+            Self::Block(_) => true,
+            Self::Coded(coding) => coding.is_quantized(),
+            _ => false,
+        }
+    }
+
+    /// Whether elements are what an adapter adds to weights, and no weights.
+    pub fn is_change(self) -> bool {
+        matches!(self, Self::Coded(coding) if coding.is_change())
     }
 
     /// Decodes little-endian elements into f32. F64 and wide integers are rounded to f32.

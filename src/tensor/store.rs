@@ -136,6 +136,33 @@ impl Tensor {
         }
     }
 
+    /// Whether two coded tensors compute their values in the same way from their parts.
+    pub fn is_coded_like(&self, other: &Self) -> bool {
+        match (&self.store, &other.store) {
+            (Store::Coded(a), Store::Coded(b)) => {
+                a.coding() == b.coding() && a.parameters() == b.parameters()
+            }
+            _ => false,
+        }
+    }
+
+    /// Numbers that a coded tensor's values depend on beside its parts, as bits (see
+    /// [`Decoder::parameters`]); empty for all others.
+    pub fn coding_parameters(&self) -> Vec<u64> {
+        match &self.store {
+            Store::Coded(decoder) => decoder.parameters(),
+            Store::Bytes { .. } => Vec::new(),
+        }
+    }
+
+    /// The same values under another name.
+    pub fn renamed(&self, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..self.clone()
+        }
+    }
+
     /// Name in the checkpoint.
     pub fn name(&self) -> &str {
         &self.name

@@ -30,6 +30,10 @@ const ONE_SIGMA: f64 = 0.10;
 const COSINE_LINK: f64 = 0.80;
 const COSINE_NONE: f64 = 0.10;
 
+/// Two changes are one where they differ by no more: casting both factors to bf16 moves their product by at
+/// most 2 · 2⁻⁸ of its size.
+const SAME_CHANGE: f64 = 0.007_812_5;
+
 /// Tests whose p-value can link two components.
 const UNIT_TESTS: [&str; 4] = [
     "unit-permutation",
@@ -400,8 +404,76 @@ fn by_values(records: &[&TestRecord]) -> Judged {
     judged
 }
 
+/// Rule 0, where adapters were not added to a base: what they change is judged, and no unit test is asked.
+fn adapters(records: &[&TestRecord]) -> Option<Judged> {
+    let test = "adapter-updates";
+    let get = |name| effect(records, test, name);
+    if get("n-adapters")? < 2.0 {
+        return Some(Judged {
+            caveats: vec![words::ADAPTER_ALONE.to_owned()],
+            ..Judged::default()
+        });
+    }
+    let judged = |relation, strength, caveats: &[&str]| {
+        let caveats = [words::ADAPTERS].iter().chain(caveats);
+        Some(Judged {
+            relation,
+            strength,
+            carried_by: vec![test.to_owned()],
+            caveats: caveats.map(|caveat| (*caveat).to_owned()).collect(),
+            ..Judged::default()
+        })
+    };
+    // Anything but equal bytes is said by the changes themselves: casting is of the factors, not of them.
+    if let Some(mut copy) = copies(records).filter(|j| j.relation == Relation::Identical) {
+        copy.caveats.push(words::ADAPTERS.to_owned());
+        return Some(copy);
+    }
+    let (Some(cosine), Some(difference)) = (
+        get("median-change-cosine"),
+        get("largest-relative-difference"),
+    ) else {
+        return judged(Relation::Inconclusive, Strength::None, &[]);
+    };
+    if get("fraction-modules-compared")? >= 1.0 && difference <= SAME_CHANGE {
+        let mut same = judged(
+            Relation::Repackaged,
+            Strength::VeryStrong,
+            &[words::NO_DIRECTION],
+        )?;
+        same.operations = vec![words::operation(Relation::Repackaged, &[])];
+        return Some(same);
+    }
+    if cosine >= COSINE_LINK {
+        let caveats = [words::NO_DIRECTION, words::SAME_DATA];
+        return judged(Relation::Derived, Strength::Strong, &caveats);
+    }
+    let overlap = get("median-input-overlap");
+    let random = get("median-input-overlap-of-random").unwrap_or(0.0);
+    match overlap {
+        Some(overlap) if overlap >= COSINE_LINK => judged(
+            Relation::Inconclusive,
+            Strength::Moderate,
+            &[words::SAME_FACTORS],
+        ),
+        Some(overlap) if overlap - random < COSINE_NONE && cosine.abs() < COSINE_NONE => judged(
+            Relation::Independent,
+            Strength::Moderate,
+            &[words::ADAPTERS_INDEPENDENT],
+        ),
+        _ => judged(
+            Relation::Inconclusive,
+            Strength::Weak,
+            &[words::ADAPTERS_ALIKE],
+        ),
+    }
+}
+
 /// Judges one component from its records.
 pub(super) fn component(records: &[&TestRecord], n_p_values: usize) -> Judged {
+    if let Some(adapters) = adapters(records) {
+        return adapters;
+    }
     if let Some(copy) = copies(records) {
         return copy;
     }

@@ -28,6 +28,18 @@ pub(super) const NO_LENS: &str =
 pub(super) const LENS_UNUSUAL: &str = "Through the token lens more units agree than in any independent pair of the reference population, \
      though not by more than such a pair may: a copy under very heavy noise is not excluded.";
 
+pub(super) const ADAPTER_ALONE: &str = "One of the two is an adapter: it holds changes to a base model and no weights of its own. Name that \
+     base (`--base` for the candidate, `--reference-base` for the reference), so that the model which it makes \
+     can be compared.";
+pub(super) const ADAPTERS: &str = "It speaks of what the two adapters change, not of their bases.";
+pub(super) const SAME_DATA: &str =
+    "It does not exclude two runs that began from the same random factors and saw the same data.";
+pub(super) const SAME_FACTORS: &str = "The two began from the same random factors; whether one was trained further from the other, or both \
+     from that beginning, does not show.";
+pub(super) const ADAPTERS_ALIKE: &str = "What the two change is more alike than chance makes it; adapters of one base that saw similar data are.";
+pub(super) const ADAPTERS_INDEPENDENT: &str = "It does not exclude an adapter that was trained until nothing of the first was left, nor that both \
+     change the same base.";
+
 /// A step with its parameters and a sentence.
 pub(super) fn operation(relation: Relation, parameters: &[(&str, f64)]) -> Operation {
     let description = match relation {

@@ -6,7 +6,7 @@ use modelkin::evidence::record::{Status, TestRecord};
 use modelkin::evidence::{self};
 use modelkin::report::Report;
 use modelkin::source::{FetchOptions, ModelRef};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model's folder or file as a reference.
 pub fn model_ref(path: &Path) -> ModelRef {
@@ -26,6 +26,7 @@ fn try_compare_with(
     let request = Request {
         reference: model_ref(reference),
         candidate: model_ref(candidate),
+        bases: [None, None],
         settings: Settings::default(),
         fetch: FetchOptions::default(),
         tests: tests.iter().map(|id| (*id).to_owned()).collect(),
@@ -66,6 +67,24 @@ pub fn compare_with(tests: &[&str], reference: &Path, candidate: &Path) -> Repor
 /// As [`try_compare`], for models that can be read.
 pub fn compare(reference: &Path, candidate: &Path) -> Report {
     try_compare(reference, candidate)
+        .unwrap_or_else(|error| panic!("{}: {error}", candidate.display()))
+}
+
+/// As [`compare`], for adapters with the models that they are added to.
+pub fn compare_added(reference: &Path, candidate: &Path, bases: &[Option<PathBuf>; 2]) -> Report {
+    let all = evidence::TESTS.iter().map(|test| test.spec.id.to_owned());
+    let request = Request {
+        reference: model_ref(reference),
+        candidate: model_ref(candidate),
+        bases: bases.each_ref().map(|base| base.as_deref().map(model_ref)),
+        settings: Settings::default(),
+        fetch: FetchOptions::default(),
+        tests: all.collect(),
+        device: "cpu".to_owned(),
+        budget_bytes: None,
+        command: vec!["modelkin".to_owned(), "compare".to_owned()],
+    };
+    audit::compare(&request, &Unwatched)
         .unwrap_or_else(|error| panic!("{}: {error}", candidate.display()))
 }
 

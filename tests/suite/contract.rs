@@ -9,6 +9,7 @@ use modelkin::evidence::TESTS;
 use modelkin::evidence::record::{Status, TestRecord};
 use modelkin::evidence::spec::Need;
 use modelkin::report::Report;
+use std::path::Path;
 
 const SEED: u64 = 5;
 
@@ -51,8 +52,16 @@ fn numbers(report: &Report) -> Vec<Numbers> {
 
 #[test]
 fn every_test_speaks_of_the_derived_pair_and_those_with_a_p_find_it() {
-    let report = compare(&zoo("llama-a"), &zoo("llama-a-tuned"));
+    let models = compare(&zoo("llama-a"), &zoo("llama-a-tuned"));
+    let adapter = |name| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data/adapters")
+            .join(name)
+    };
+    let adapters = compare(&adapter("lora"), &adapter("lora-continued"));
     for test in TESTS {
+        let of_adapters = test.spec.needs.contains(&Need::Adapters);
+        let report = if of_adapters { &adapters } else { &models };
         let record = report
             .records
             .iter()

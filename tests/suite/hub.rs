@@ -401,6 +401,7 @@ fn two_models_on_a_hub_are_audited() {
     let request = Request {
         reference: "zoo/llama-a".parse().unwrap(),
         candidate: "hf:zoo/llama-a-tuned@main".parse().unwrap(),
+        bases: [None, None],
         settings: Settings::default(),
         fetch: options,
         tests: vec![

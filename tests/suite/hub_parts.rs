@@ -51,6 +51,7 @@ fn compare(fetch: FetchOptions, ids: [&str; 2], budget_bytes: Option<u64>) -> Re
     let request = Request {
         reference: format!("hf:zoo/{}", ids[0]).parse().unwrap(),
         candidate: format!("hf:zoo/{}", ids[1]).parse().unwrap(),
+        bases: [None, None],
         settings: Settings::default(),
         fetch,
         tests: tests.map(|test| test.spec.id.to_owned()).collect(),
@@ -206,7 +207,7 @@ fn an_inspection_reads_the_header_alone() {
     put_zoo(&server, "llama-a");
     let model = "hf:zoo/llama-a".parse().unwrap();
     let (_, section) =
-        audit::inspect(&model, &in_parts(&server, cache.path()), &Unwatched).unwrap();
+        audit::inspect(&model, None, &in_parts(&server, cache.path()), &Unwatched).unwrap();
     assert_eq!(
         n_sent(&server.seen()),
         64 << 10,

@@ -1,5 +1,6 @@
 //! One binary for all integration tests, so that the library is linked once.
 
+mod adapters;
 mod architecture;
 mod architectures;
 mod arrays;

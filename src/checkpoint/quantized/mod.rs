@@ -152,7 +152,9 @@ pub(super) fn assemble(
     checkpoint: &mut Checkpoint,
 ) -> Result<(), CheckpointError> {
     // GGUF states its types itself; a config beside it is that of the model it was made of.
-    if checkpoint.tensors.is_empty() || checkpoint.format == "gguf" {
+    // An adapter is added to whatever its base is stored as.
+    let is_adapter = checkpoint.adapter.is_some();
+    if checkpoint.tensors.is_empty() || checkpoint.format == "gguf" || is_adapter {
         return Ok(());
     }
     let mut found = None;

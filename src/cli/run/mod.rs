@@ -78,7 +78,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let opened = Opened::new(&args.engine.model)?;
+    let opened = Opened::new(&args.engine.model, args.engine.base.as_ref())?;
     let tokenizer = Tokenizer::of(&opened.model)?;
     let template = if args.chat {
         let template = ChatTemplate::of(&opened.model)?;
