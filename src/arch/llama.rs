@@ -30,6 +30,8 @@ pub const LLAMA: Family = Family {
         ("mlp.down_proj", Rule::One(K::Down)),
         // Qwen2-MoE, Qwen3-MoE and OLMoE keep Llama's names around their experts.
         ("mlp.gate", Rule::One(K::Router)),
+        // gpt-oss.
+        ("mlp.router", Rule::One(K::Router)),
         ("mlp.experts.{}.gate_proj", Rule::One(K::Gate)),
         ("mlp.experts.{}.up_proj", Rule::One(K::Up)),
         ("mlp.experts.{}.down_proj", Rule::One(K::Down)),

@@ -54,7 +54,9 @@ pub(super) fn apply(
                 return Ok(());
             };
             let halved = rule != Rule::ExpertsGateUp || n_rows.is_multiple_of(2);
-            if member.part == Part::Bias || heads.transposed_experts || !halved {
+            // Packed codes lie row by row also where such a model's plain weights do not (GPT-OSS).
+            let transposed = heads.transposed_experts && tensor.parts().is_empty();
+            if member.part == Part::Bias || transposed || !halved {
                 return Ok(());
             }
             for expert in 0..n_experts.min(MAX_EXPERTS) {

@@ -5,9 +5,10 @@ of the weights of the first two layers; the tests take everything else from the 
 (what some of these weights are once they are dequantized, f32).
 
 GPTQ, AWQ and int8 are packed and unpacked here by hand, after the layouts of AutoGPTQ, GPTQModel, AutoAWQ and
-bitsandbytes; nf4 and fp4 by bitsandbytes itself, F8 by torch.
+bitsandbytes; nf4 and fp4 by bitsandbytes itself, F8 by torch, and what is called ct by compressed-tensors. `gpt-oss` is a model of
+its own with random codes, which transformers dequantizes.
 
-    pip install torch==2.15.0 safetensors numpy bitsandbytes==0.50.2
+    pip install torch==2.15.0 safetensors numpy bitsandbytes==0.50.2 compressed-tensors==0.20.0 transformers==5.24.0
     python tests/scripts/make_quantized.py tests/zoo tests/data/quantized
 """
 
@@ -240,6 +241,83 @@ def int8():
     return config, pack, unpack
 
 
+def compressed(name, more=None, **weights):
+    """compressed-tensors' own packers, with scales and zero points by its own observers' arithmetic."""
+    from compressed_tensors.compressors.base import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    args = QuantizationArgs(**weights)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    packer = BaseCompressor.get_value_from_registry(name)
+    config = {
+        "quant_method": "compressed-tensors", "format": name, "quantization_status": "compressed", "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": json.loads(args.model_dump_json())}},
+    }
+
+    def pack(stem, weight):
+        weight = torch.tensor(weight)
+        size = args.group_size if args.group_size and args.group_size > 0 else weight.shape[1]
+        grouped = weight.reshape(weight.shape[0], -1, size)
+        more = {}
+        if name == "nvfp4-pack-quantized":
+            more["weight_global_scale"] = generate_gparam(weight.min(), weight.max()).reshape(1)
+        scale, zero = calculate_qparams(
+            grouped.amin(2), grouped.amax(2), args, global_scale=more.get("weight_global_scale"))
+        if name == "mxfp4-pack-quantized":
+            # The rule of the OCP specification: the largest value's power of two, over that of 6.
+            scale = torch.exp2(torch.floor(torch.log2(grouped.abs().amax(2))) - 2)
+        state = {"weight": weight, "weight_scale": scale, "weight_zero_point": zero, **more}
+        if args.symmetric:
+            del state["weight_zero_point"]
+        packed = packer.compress(state, scheme)
+        return {f"{stem}.{part}": tensor.contiguous() for part, tensor in packed.items()}
+
+    def unpack(stem, parts):
+        own = {n.removeprefix(stem + "."): t for n, t in parts.items() if n.startswith(stem + ".")}
+        if name == "nvfp4-pack-quantized":
+            # The package multiplies in bf16; codes are its own, the product is f32.
+            from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+
+            rows, columns = own["weight_packed"].shape
+            codes = unpack_fp4_from_uint8(own["weight_packed"], rows, 2 * columns).to(torch.float32)
+            scales = own["weight_scale"].to(torch.float32) / own["weight_global_scale"]
+            return (codes * scales.repeat_interleave(16, 1)).numpy()
+        return packer.decompress(own, scheme)["weight"].to(torch.float32).numpy()
+
+    return config, pack, unpack
+
+
+def gpt_oss(out):
+    """Experts as gpt-oss publishes them, and what transformers makes of them."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    generator = torch.Generator().manual_seed(0)
+    parts, reference = {}, {}
+    for layer in (0, 1):
+        for name, n_rows, n_in in (("gate_up_proj", 64, 32), ("down_proj", 32, 32)):
+            stem = f"model.layers.{layer}.mlp.experts.{name}"
+            blocks = torch.randint(0, 256, (2, n_rows, n_in // 32, 16), dtype=torch.uint8, generator=generator)
+            scales = torch.randint(110, 130, (2, n_rows, n_in // 32), dtype=torch.uint8, generator=generator)
+            parts[f"{stem}_blocks"], parts[f"{stem}_scales"] = blocks, scales
+            if layer == 0:
+                reference[stem] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
+            parts[f"{stem}_bias"] = torch.randn(2, n_rows, generator=generator).to(torch.bfloat16)
+        own = f"model.layers.{layer}."
+        parts[f"{own}mlp.router.weight"] = torch.randn(2, 32, generator=generator).to(torch.bfloat16)
+        for name in ("q", "k", "v", "o"):
+            weight = torch.randn(32, 32, generator=generator).to(torch.bfloat16)
+            parts[f"{own}self_attn.{name}_proj.weight"] = weight
+        for name in ("input", "post_attention"):
+            parts[f"{own}{name}_layernorm.weight"] = torch.ones(32, dtype=torch.bfloat16)
+    folder = out / "gpt-oss"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch(parts, folder / "model.safetensors", metadata={"format": "pt"})
+    save_torch(reference, folder / "reference.safetensors")
+    config = {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
 VARIANTS = {
     "gptq-4": ("llama-a", gptq(4, 32)),
     "gptq-4-tuned": ("llama-a-tuned", gptq(4, 32)),
@@ -256,6 +334,17 @@ VARIANTS = {
     "nf4-nested-tuned": ("llama-a-tuned", bitsandbytes_4bit("nf4", True)),
     "fp4-plain": ("llama-a", bitsandbytes_4bit("fp4", False)),
     "int8": ("llama-a", int8()),
+    "ct-pack-4": ("llama-a", compressed(
+        "pack-quantized", num_bits=4, type="int", strategy="group", group_size=32, symmetric=False)),
+    "ct-pack-4-tuned": ("llama-a-tuned", compressed(
+        "pack-quantized", num_bits=4, type="int", strategy="group", group_size=32, symmetric=True)),
+    "ct-int8": ("llama-a", compressed("int-quantized", num_bits=8, type="int", strategy="channel", symmetric=True)),
+    "ct-float8": ("llama-a", compressed(
+        "float-quantized", num_bits=8, type="float", strategy="channel", symmetric=True)),
+    "ct-nvfp4": ("llama-a", compressed(
+        "nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16, symmetric=True)),
+    "ct-mxfp4": ("llama-a", compressed(
+        "mxfp4-pack-quantized", num_bits=4, type="float", strategy="group", group_size=32, symmetric=True)),
 }
 
 
@@ -283,5 +372,5 @@ def make(zoo, out, name):
 
 if __name__ == "__main__":
     zoo, out = Path(sys.argv[1]), Path(sys.argv[2])
-    for name in sys.argv[3:] or VARIANTS:
-        make(zoo, out, name)
+    for name in sys.argv[3:] or [*VARIANTS, "gpt-oss"]:
+        gpt_oss(out) if name == "gpt-oss" else make(zoo, out, name)

@@ -60,7 +60,7 @@ pub(super) fn assemble(
         if !inverse {
             stored.need(&mut group, "scales", &format!("{name}_scale"))?;
         }
-        let (shape, decoder) = Weight::new(&group, block.filter(|_| inverse))?;
+        let (shape, decoder) = Weight::new(&group, inverse, block)?;
         stored.put(group.at(), name, shape, Arc::new(decoder))?;
     }
     stored.set_aside("scales of activations", |name| {
@@ -84,6 +84,7 @@ struct Weight {
 impl Weight {
     fn new(
         group: &Group,
+        inverse: bool,
         block: Option<[usize; 2]>,
     ) -> Result<(Vec<usize>, Self), CheckpointError> {
         let dtypes = [DType::F8E4M3, DType::F8E5M2];
@@ -91,6 +92,10 @@ impl Weight {
         let Some(scales) = group.part("scales") else {
             return Err(group.wrong("its scales", "none"));
         };
+        // One scale, or one for each output, is what it is whatever blocks other weights have.
+        let n_blocks = |[rows, columns]: [usize; 2]| [n_out.div_ceil(rows), n_in.div_ceil(columns)];
+        let block = block
+            .filter(|b| scales.shape().len() == 2 && scales.shape() == n_blocks(*b) || inverse);
         let (block, grid) = match (block, scales.shape()) {
             (Some([rows, columns]), &[high, wide])
                 if (high, wide) == (n_out.div_ceil(rows), n_in.div_ceil(columns)) =>

@@ -12,8 +12,11 @@
 mod awq;
 mod bits;
 mod bitsandbytes;
+mod compressed;
 mod float8;
+mod fp4;
 mod gptq;
+mod mxfp4;
 mod stored;
 mod turned;
 
@@ -58,7 +61,14 @@ const SCHEMES: &[&dyn Scheme] = &[
     &awq::Awq,
     &bitsandbytes::BitsAndBytes,
     &float8::Float8,
+    &mxfp4::Mxfp4,
+    &compressed::CompressedTensors,
 ];
+
+/// Whether a value says nothing.
+fn says_nothing(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.is_null()
+}
 
 /// What a file states of the quantization.
 struct Config<'a> {
