@@ -169,7 +169,11 @@ pub fn gguf_blocks(bytes: &[u8]) -> bool {
 
 /// NumPy's archive, or an array alone.
 pub fn npz(bytes: &[u8]) -> bool {
-    let name = if bytes.starts_with(b"PK") { "a.npz" } else { "a.npy" };
+    let name = if bytes.starts_with(b"PK") {
+        "a.npz"
+    } else {
+        "a.npy"
+    };
     audit_files(&[file(name, bytes)])
 }
 
