@@ -284,7 +284,7 @@ impl Opened {
                 .fold((0u64, 0u64), |(a, b), (x, y)| (a + x, b.saturating_add(*y)));
             section.notes.push(format!(
                 "the weights were read in parts where they are published: {n_read} of {n_bytes} bytes \
-                 in {} files; the SHA-256 of these files is the one that the hub states, and was not \
+                 in {} files; the SHA-256 of these files, where one is given, is stated by the source and was not \
                  computed",
                 parts.len()
             ));

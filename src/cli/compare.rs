@@ -15,7 +15,8 @@ use std::time::Instant;
 
 /// Audit two models: is the candidate derived from the reference?
 ///
-/// A model is a folder, a file, or `org/name[@revision]` on the hub (`hf:org/name@revision` in full).
+/// A model is a folder, a file, `org/name[@revision]` on the hub (`hf:org/name@revision` in full), or an
+/// address (`https://…`).
 /// The page goes to standard output, progress and log lines to standard error.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -5,7 +5,7 @@ use crate::source::{self, FetchOptions, ModelRef};
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Fetch the files of a model that an audit needs, into the standard hub cache.
+/// Fetch the files of a model that an audit needs, into the cache.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The model

@@ -16,6 +16,16 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         })
 }
 
+/// SHA-256 of texts, each ended by a zero byte, so that no two lists of texts without one are the same.
+pub(super) fn of_text(texts: &[&str]) -> String {
+    let mut digest = Sha256::new();
+    for text in texts {
+        digest.update(text);
+        digest.update([0]);
+    }
+    hex(&digest.finalize())
+}
+
 fn stream<D: Digest>(mut digest: D, source: &dyn ByteSource) -> io::Result<String> {
     source.for_each_block(&mut |block| digest.update(block))?;
     Ok(hex(&digest.finalize()))

@@ -68,6 +68,41 @@ pub enum SourceError {
         /// HTTP status.
         status: u16,
     },
+    /// A server that is no hub does not give the file.
+    #[error("{url}: the server answers with status {status}; {advice}")]
+    Refused {
+        /// What was asked for.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// What to do next.
+        advice: String,
+    },
+    /// Pointers of git LFS in the place of files, and no way to the files.
+    #[error(
+        "{}: {} files are pointers of git LFS and not the content ({why}): {}; run `git lfs pull` there",
+        folder.display(), files.len(), files[..files.len().min(8)].join(", ")
+    )]
+    Pointers {
+        /// The checkout.
+        folder: PathBuf,
+        /// The files.
+        files: Vec<String>,
+        /// Why the content cannot be had.
+        why: String,
+    },
+    /// A file of another program's store is not what its name says.
+    #[error(
+        "{}: expected content with the SHA-256 {expected}, found {found}; the store that holds it is damaged, fetch the model there again", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The digest in its name.
+        expected: String,
+        /// That of its content.
+        found: String,
+    },
     /// The server asked to slow down, again and again.
     #[error(
         "{url}: the server still limits the rate after {attempts} attempts over {waited:?}; try again later, or set HF_TOKEN for a higher limit"

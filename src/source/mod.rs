@@ -1,19 +1,23 @@
 //! Where models come from: a [`ModelRef`] becomes a [`Snapshot`] of files on this machine.
 //!
-//! The only module that talks to a network. Each kind of source is one file; it decides which files
-//! an audit needs ([`is_needed`]) and hands them over complete and verified, or not at all. It does
-//! not look into them.
+//! The only module that talks to a network. Each kind of source is one file and one entry in
+//! [`SOURCES`]; it decides which files an audit needs ([`is_needed`]) and hands them over complete and
+//! verified, or not at all. It does not look into them. Folders and files of this machine are `local`.
 
 pub mod bytes;
 pub mod digest;
 mod error;
 mod hub;
+mod lfs;
 mod local;
 mod model_ref;
+mod remote;
+mod settings;
+mod url;
 
 pub use error::SourceError;
-pub use hub::FetchOptions;
 pub use model_ref::{ModelRef, ModelRefError};
+pub use settings::FetchOptions;
 
 use bytes::{ByteSource, LocalFile};
 use std::collections::BTreeSet;
@@ -86,6 +90,45 @@ impl Progress for Unwatched {
     fn notice(&self, _: &str) {}
 }
 
+/// A kind of place that models come from.
+pub(crate) trait Source: Sync {
+    /// Names the source in a [`ModelRef`].
+    fn id(&self) -> &'static str;
+
+    /// What the names of its models begin with.
+    fn prefixes(&self) -> &'static [&'static str];
+
+    /// The name of a model in the form that the source takes, from what was written.
+    ///
+    /// # Errors
+    /// When it names no model.
+    fn parse(&self, text: &str) -> Result<String, ModelRefError>;
+
+    /// The name as reports print it: whole, except for what opens a door.
+    fn shown(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// Brings a model here.
+    ///
+    /// # Errors
+    /// When it cannot be had; the message says what to do next.
+    fn snapshot(
+        &self,
+        name: &str,
+        options: &FetchOptions,
+        progress: &dyn Progress,
+    ) -> Result<Snapshot, SourceError>;
+}
+
+/// All kinds of places but this machine. The first one is also meant by a name without a prefix.
+pub(crate) static SOURCES: &[&dyn Source] = &[&hub::HubSource, &url::UrlSource];
+
+/// The source with an id.
+fn source_of(id: &str) -> Option<&'static dyn Source> {
+    SOURCES.iter().find(|source| source.id() == id).copied()
+}
+
 /// Brings a model here, or finds it.
 ///
 /// # Errors
@@ -96,12 +139,16 @@ pub fn resolve(
     progress: &dyn Progress,
 ) -> Result<Snapshot, SourceError> {
     match model {
-        ModelRef::Folder(path) => local::folder(path),
-        ModelRef::File(path) => local::file(path),
-        ModelRef::Hub {
-            repository,
-            revision,
-        } => hub::snapshot(repository, revision.as_deref(), options, progress),
+        ModelRef::Folder(path) => lfs::resolved(local::folder(path)?, options, progress),
+        ModelRef::File(path) => lfs::resolved(local::file(path)?, options, progress),
+        ModelRef::Published { source, name } => match source_of(source) {
+            Some(source) => source.snapshot(name, options, progress),
+            None => Err(SourceError::Protocol {
+                url: name.clone(),
+                expected: "a source of the registry".to_owned(),
+                found: (*source).to_owned(),
+            }),
+        },
     }
 }
 

@@ -1,25 +1,27 @@
 //! The name of a model anywhere, as people write it.
 //!
 //! Parsing looks at the file system once: what exists here is a folder or a file, and only what does
-//! not and looks like `org/name` is taken for a repository. `hf:` says so without a doubt.
+//! not and looks like `org/name` is taken for a repository. A prefix (`hf:`, `https://`) says without a
+//! doubt which source is meant, and that source reads the rest.
 
+use super::{SOURCES, source_of};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Names a model: a folder, a single file, or a repository on a hub.
+/// Names a model: a folder, a single file, or a model that a source publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelRef {
     /// A folder that holds a checkpoint.
     Folder(PathBuf),
     /// A single checkpoint file.
     File(PathBuf),
-    /// A repository in the hub's protocol.
-    Hub {
-        /// `org/name`, or `name` for the hub's oldest models.
-        repository: String,
-        /// Branch, tag or commit; the main branch if absent.
-        revision: Option<String>,
+    /// A model elsewhere.
+    Published {
+        /// Which source has it.
+        source: &'static str,
+        /// Its name there, with the source's prefix.
+        name: String,
     },
 }
 
@@ -32,6 +34,14 @@ pub enum ModelRefError {
     /// Not a repository's name.
     #[error("hf:{0}: expected org/name@revision, with letters, digits, `-`, `_` and `.`")]
     BadRepository(String),
+    /// Not the address of a model.
+    #[error("{address}: {problem}")]
+    BadAddress {
+        /// What was written, without its query.
+        address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Not a revision.
     #[error(
         "{0}: a revision is a branch, a tag or a commit, and cannot be empty, hold `..` or begin with `/`"
@@ -39,57 +49,21 @@ pub enum ModelRefError {
     BadRevision(String),
 }
 
-/// The hub's own rule: letters, digits, `-`, `_`, `.`; no `--`, no `..`; 96 characters in all.
-fn is_repository(name: &str) -> bool {
-    let segments: Vec<&str> = name.split('/').collect();
-    let good = |segment: &&str| {
-        !segment.is_empty()
-            && !segment.starts_with(['.', '-'])
-            && !segment.ends_with(['.', '-'])
-            && !segment.contains("--")
-            && !segment.contains("..")
-            && segment
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    };
-    name.len() <= 96 && segments.len() <= 2 && segments.iter().all(good)
-}
-
-/// A git reference name that cannot leave the cache's folder or smuggle in a query.
-fn is_revision(revision: &str) -> bool {
-    !revision.is_empty()
-        && revision.len() <= 255
-        && !revision.contains("..")
-        && !revision.starts_with(['/', '-'])
-        && !revision.ends_with('/')
-        && revision
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_./+".contains(&b))
-}
-
-fn hub(text: &str) -> Result<ModelRef, ModelRefError> {
-    let (repository, revision) = match text.split_once('@') {
-        Some((repository, revision)) => (repository, Some(revision)),
-        None => (text, None),
-    };
-    if !is_repository(repository) {
-        return Err(ModelRefError::BadRepository(text.to_owned()));
-    }
-    if revision.is_some_and(|revision| !is_revision(revision)) {
-        return Err(ModelRefError::BadRevision(text.to_owned()));
-    }
-    Ok(ModelRef::Hub {
-        repository: repository.to_owned(),
-        revision: revision.map(str::to_owned),
-    })
-}
-
 impl FromStr for ModelRef {
     type Err = ModelRefError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(rest) = text.strip_prefix("hf:") {
-            return hub(rest);
+        let by_prefix = SOURCES
+            .iter()
+            .find(|source| source.prefixes().iter().any(|p| text.starts_with(p)));
+        let published = |source: &dyn super::Source| {
+            Ok(Self::Published {
+                source: source.id(),
+                name: source.parse(text)?,
+            })
+        };
+        if let Some(source) = by_prefix {
+            return published(*source);
         }
         let path = Path::new(text);
         if path.is_dir() {
@@ -99,8 +73,8 @@ impl FromStr for ModelRef {
             return Ok(Self::File(path.to_owned()));
         }
         // A bare name without an organisation is more often a mistyped path than a repository.
-        match hub(text) {
-            Ok(found) if text.contains('/') => Ok(found),
+        match SOURCES.first().map(|source| published(*source)) {
+            Some(Ok(found)) if text.contains('/') => Ok(found),
             _ => Err(ModelRefError::NoSuchPath(text.to_owned())),
         }
     }
@@ -110,16 +84,10 @@ impl fmt::Display for ModelRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) | Self::File(path) => write!(f, "{}", path.display()),
-            Self::Hub {
-                repository,
-                revision: None,
-            } => write!(f, "hf:{repository}"),
-            Self::Hub {
-                repository,
-                revision: Some(revision),
-            } => {
-                write!(f, "hf:{repository}@{revision}")
-            }
+            Self::Published { source, name } => match source_of(source) {
+                Some(source) => write!(f, "{}", source.shown(name)),
+                None => write!(f, "{name}"),
+            },
         }
     }
 }
@@ -130,23 +98,37 @@ mod tests {
 
     #[test]
     fn repositories_are_understood_with_and_without_revision() {
-        let expected = |revision: Option<&str>| ModelRef::Hub {
-            repository: "org/na.me-1_b".into(),
-            revision: revision.map(str::to_owned),
+        let expected = |name: &str| {
+            Ok(ModelRef::Published {
+                source: "hub",
+                name: name.to_owned(),
+            })
         };
-        assert_eq!("hf:org/na.me-1_b".parse(), Ok(expected(None)));
-        assert_eq!("org/na.me-1_b".parse(), Ok(expected(None)));
+        for text in ["hf:org/na.me-1_b", "org/na.me-1_b"] {
+            assert_eq!(text.parse(), expected("hf:org/na.me-1_b"));
+        }
         assert_eq!(
             "org/na.me-1_b@refs/pr/2".parse(),
-            Ok(expected(Some("refs/pr/2")))
+            expected("hf:org/na.me-1_b@refs/pr/2")
         );
-        assert_eq!(
-            "hf:gpt2".parse(),
-            Ok(ModelRef::Hub {
-                repository: "gpt2".into(),
-                revision: None
-            })
-        );
+        assert_eq!("hf:gpt2".parse(), expected("hf:gpt2"));
+    }
+
+    #[test]
+    fn every_source_has_an_id_and_prefixes_of_its_own() {
+        let mut seen = std::collections::BTreeSet::new();
+        for source in SOURCES {
+            assert!(seen.insert(source.id()), "{}", source.id());
+            assert!(!source.prefixes().is_empty(), "{}", source.id());
+            for prefix in source.prefixes() {
+                assert!(
+                    prefix.ends_with([':', '/']) && seen.insert(prefix),
+                    "{prefix}"
+                );
+                let mistyped = format!("{prefix}\u{1}");
+                assert!(mistyped.parse::<ModelRef>().is_err(), "{prefix}");
+            }
+        }
     }
 
     #[test]
@@ -179,7 +161,12 @@ mod tests {
 
     #[test]
     fn what_is_printed_names_the_same_model() {
-        for text in ["hf:org/name", "hf:org/name@main", "."] {
+        for text in [
+            "hf:org/name",
+            "hf:org/name@main",
+            ".",
+            "https://host/a/m.gguf",
+        ] {
             let parsed: ModelRef = text.parse().unwrap();
             assert_eq!(parsed.to_string().parse(), Ok(parsed));
         }

@@ -259,6 +259,17 @@ fn more_bytes_than_announced_are_refused() {
 }
 
 #[test]
+fn a_download_that_comes_byte_by_byte_is_given_up_in_time() {
+    let (server, cache) = (server(), tempfile::tempdir().unwrap());
+    let slow = Fault::Trickle(Duration::from_millis(100));
+    server.fail("model.safetensors", &vec![slow; 10]);
+    let began = std::time::Instant::now();
+    let error = fetch(&options(&server, cache.path())).unwrap_err();
+    assert!(error.to_string().contains("too slow"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{error}");
+}
+
+#[test]
 fn rate_limits_and_server_errors_are_waited_out() {
     let (server, cache) = (server(), tempfile::tempdir().unwrap());
     server.fail(

@@ -180,6 +180,22 @@ fn a_server_that_never_sends_a_part_is_given_up() {
 }
 
 #[test]
+fn a_part_that_comes_byte_by_byte_is_given_up_in_time() {
+    let (server, cache) = (server(), tempfile::tempdir().unwrap());
+    let file = remote(&FetchOptions {
+        n_attempts: 1,
+        ..in_parts(&server, cache.path())
+    });
+    server.fail(WEIGHTS, &[Fault::Trickle(Duration::from_millis(100))]);
+    let began = Instant::now();
+    // The last block: 37,856 bytes, for which five seconds are allowed.
+    let error = file.read(299_990..300_000).unwrap_err().to_string();
+    assert!(error.contains("failed 1 times"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{error}");
+    assert_eq!(file.read(299_990..300_000).unwrap(), &weights()[299_990..]);
+}
+
+#[test]
 fn what_is_downloaded_already_is_read_from_there() {
     let (server, cache) = (server(), tempfile::tempdir().unwrap());
     crate::hub::fetch(&options(&server, cache.path())).unwrap();

@@ -20,6 +20,8 @@ pub enum Fault {
     Cut(usize),
     /// So many bytes, then nothing for a while.
     Stall(usize, Duration),
+    /// The body byte by byte, with a pause after each.
+    Trickle(Duration),
     /// Other bytes of the same length.
     Corrupt,
     /// The whole file although a part was asked for.
@@ -443,6 +445,14 @@ fn faulty(
             respond(out, status, &headers, &rest[..*n])?;
             out.flush()?;
             std::thread::sleep(*time);
+            Ok(())
+        }
+        Fault::Trickle(pause) => {
+            respond(out, status, &headers, b"")?;
+            for byte in rest {
+                out.write_all(&[*byte])?;
+                std::thread::sleep(*pause);
+            }
             Ok(())
         }
         Fault::Corrupt => {

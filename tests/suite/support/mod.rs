@@ -13,6 +13,7 @@ pub mod reference;
 pub mod safetensors_file;
 pub mod shape;
 pub mod tls_front;
+pub mod web_server;
 
 use std::path::PathBuf;
 

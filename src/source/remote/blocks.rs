@@ -1,12 +1,12 @@
 //! Blocks of files that are read in parts, kept on disk: `<key>/<number / 1024>/<number>`, one file for
 //! each block of [`BLOCK_BYTES`] and the SHA-256 of what it holds.
 //!
-//! The key names the content (what the hub states as its digest) and the hub that stated it, so that
+//! The key names the content (what the hub states as its digest) and the server that stated it, so that
 //! one server's bytes are never taken for another's. A block gets its name only when it is written
 //! whole, and one that was damaged on disk is fetched again. Nothing is ever removed here.
 
 use super::super::SourceError;
-use super::client::RemoteFile;
+use super::{Id, RemoteFile};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,16 +27,16 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// The blocks of a file of the hub at `endpoint`, below the folder `root`.
+    /// The blocks of a file of the server at `endpoint`, below the folder `root`.
     pub(super) fn new(root: &Path, endpoint: &str, place: &str, file: &RemoteFile) -> Self {
         let mut digest = Sha256::new();
-        for part in [endpoint, file.etag.as_str()] {
+        for part in [endpoint, file.id.as_str()] {
             digest.update(part);
             digest.update([0]);
         }
         digest.update(file.size_bytes.to_le_bytes());
-        if !file.in_lfs {
-            // An etag that is no digest may name other content in another place.
+        if !matches!(file.id, Id::Sha256(_)) {
+            // An etag that is no digest of the content alone may name other content in another place.
             digest.update(place);
             digest.update([0]);
             digest.update(&file.path);
@@ -103,12 +103,13 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    fn file(etag: &str, in_lfs: bool) -> RemoteFile {
+    fn file(id: &str, is_sha256: bool) -> RemoteFile {
+        let kind = if is_sha256 { Id::Sha256 } else { Id::Named };
         RemoteFile {
             path: "model.safetensors".to_owned(),
-            etag: etag.to_owned(),
+            id: kind(id.to_owned()),
             size_bytes: BLOCK_BYTES + 3,
-            in_lfs,
+            validator: None,
         }
     }
 

@@ -1,10 +1,10 @@
-//! The hub's cache on disk, in its standard layout:
+//! The cache on disk of one repository, in the standard layout of the hub:
 //! `models--org--name/{blobs/<etag>, snapshots/<commit>/<path> → ../../blobs/<etag>, refs/<revision>}`.
 //!
 //! A blob has its final name only when it is complete and verified; until then it is `<etag>.incomplete`.
 
 use super::super::{Snapshot, SnapshotFile, SourceError};
-use super::client::RemoteFile;
+use super::RemoteFile;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// The cache of one repository.
 #[derive(Debug, Clone)]
-pub(super) struct RepoCache {
+pub(in crate::source) struct RepoCache {
     root: PathBuf,
     locks: PathBuf,
 }
 
 /// Whether this is a whole commit hash.
-pub(super) fn is_commit(text: &str) -> bool {
+pub(in crate::source) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Whether a name can be a blob's: it becomes a file name.
-pub(super) fn is_etag(text: &str) -> bool {
+pub(in crate::source) fn is_etag(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text
             .bytes()
@@ -35,7 +35,7 @@ pub(super) fn is_etag(text: &str) -> bool {
 }
 
 /// Whether a path of a repository stays within the snapshot's folder on any system.
-pub(super) fn is_safe(path: &str) -> bool {
+pub(in crate::source) fn is_safe(path: &str) -> bool {
     let good = |segment: &str| {
         !segment.is_empty() && segment != "." && segment != ".." && segment.len() <= 255
     };
@@ -46,7 +46,7 @@ pub(super) fn is_safe(path: &str) -> bool {
 }
 
 impl RepoCache {
-    pub(super) fn new(cache: &Path, repository: &str) -> Self {
+    pub(in crate::source) fn new(cache: &Path, repository: &str) -> Self {
         let name = format!("models--{}", repository.replace('/', "--"));
         Self {
             root: cache.join(&name),
@@ -54,13 +54,23 @@ impl RepoCache {
         }
     }
 
+    /// The cache of what is at an address, below a folder of our own.
+    pub(in crate::source) fn of_address(downloads: &Path, kind: &str, address: &str) -> Self {
+        let key = super::super::digest::of_text(&[address]);
+        let name = format!("{kind}--{}", key.get(..40).unwrap_or(&key));
+        Self {
+            root: downloads.join(&name),
+            locks: downloads.join(".locks").join(&name),
+        }
+    }
+
     /// The complete blob.
-    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+    pub(in crate::source) fn blob(&self, etag: &str) -> PathBuf {
         self.root.join("blobs").join(etag)
     }
 
     /// The blob while it is being fetched.
-    pub(super) fn incomplete(&self, etag: &str) -> PathBuf {
+    pub(in crate::source) fn incomplete(&self, etag: &str) -> PathBuf {
         self.root.join("blobs").join(format!("{etag}.incomplete"))
     }
 
@@ -80,17 +90,17 @@ impl RepoCache {
     }
 
     /// Whether the content is there, whoever fetched it.
-    pub(super) fn has(&self, commit: &str, file: &RemoteFile) -> bool {
-        let blob = fs::metadata(self.blob(&file.etag));
+    pub(in crate::source) fn has(&self, commit: &str, file: &RemoteFile) -> bool {
+        let blob = fs::metadata(self.blob(file.id.as_str()));
         blob.is_ok_and(|m| m.is_file() && m.len() == file.size_bytes)
             || self.is_copied(commit, file)
     }
 
     /// Where the content is, if it is there.
-    pub(super) fn lies_at(&self, commit: &str, file: &RemoteFile) -> PathBuf {
+    pub(in crate::source) fn lies_at(&self, commit: &str, file: &RemoteFile) -> PathBuf {
         match self.is_copied(commit, file) {
             true => self.shown_at(commit, &file.path),
-            false => self.blob(&file.etag),
+            false => self.blob(file.id.as_str()),
         }
     }
 
@@ -115,7 +125,7 @@ impl RepoCache {
     }
 
     /// Makes the folders.
-    pub(super) fn prepare(&self) -> Result<(), SourceError> {
+    pub(in crate::source) fn prepare(&self) -> Result<(), SourceError> {
         for folder in [
             self.root.join("blobs"),
             self.root.join("snapshots"),
@@ -128,7 +138,7 @@ impl RepoCache {
 
     /// Waits until no other process fetches this blob, and says once that it waits. The lock ends with
     /// the file.
-    pub(super) async fn lock(
+    pub(in crate::source) async fn lock(
         &self,
         etag: &str,
         on_wait: &(dyn Fn() + Sync),
@@ -160,7 +170,11 @@ impl RepoCache {
     }
 
     /// Remembers which commit a revision is.
-    pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<(), SourceError> {
+    pub(in crate::source) fn set_ref(
+        &self,
+        revision: &str,
+        commit: &str,
+    ) -> Result<(), SourceError> {
         if revision == commit {
             return Ok(());
         }
@@ -173,7 +187,7 @@ impl RepoCache {
     }
 
     /// The commit that a revision was when it was last asked for.
-    pub(super) fn commit_of(&self, revision: &str) -> Option<String> {
+    pub(in crate::source) fn commit_of(&self, revision: &str) -> Option<String> {
         if is_commit(revision) && self.snapshot_folder(revision).is_dir() {
             return Some(revision.to_owned());
         }
@@ -183,18 +197,22 @@ impl RepoCache {
     }
 
     /// Lets the snapshot's path show the blob.
-    pub(super) fn link(&self, commit: &str, file: &RemoteFile) -> Result<PathBuf, SourceError> {
+    pub(in crate::source) fn link(
+        &self,
+        commit: &str,
+        file: &RemoteFile,
+    ) -> Result<PathBuf, SourceError> {
         let target = self.shown_at(commit, &file.path);
         let mut relative = PathBuf::from("../..");
         for _ in file.path.split('/').skip(1) {
             relative.push("..");
         }
-        let relative = relative.join("blobs").join(&file.etag);
+        let relative = relative.join("blobs").join(file.id.as_str());
         let is_linked = fs::read_link(&target).is_ok_and(|known| known == relative);
         if !is_linked && !self.is_copied(commit, file) {
             self.place(&target, &|partial| {
                 symlink(&relative, partial)
-                    .or_else(|_| fs::copy(self.blob(&file.etag), partial).map(|_| ()))
+                    .or_else(|_| fs::copy(self.blob(file.id.as_str()), partial).map(|_| ()))
             })
             .map_err(|e| SourceError::io(&target, e))?;
         }
@@ -202,7 +220,11 @@ impl RepoCache {
     }
 
     /// The snapshot as it lies in the cache, whoever put it there; its needed files only.
-    pub(super) fn snapshot(&self, label: String, commit: &str) -> Result<Snapshot, SourceError> {
+    pub(in crate::source) fn snapshot(
+        &self,
+        label: String,
+        commit: &str,
+    ) -> Result<Snapshot, SourceError> {
         let root = self.snapshot_folder(commit);
         let mut snapshot: Snapshot = super::super::local::folder(&root)?;
         snapshot.label = label;
@@ -211,7 +233,7 @@ impl RepoCache {
     }
 
     /// A snapshot of files that were just fetched or found.
-    pub(super) fn snapshot_of(
+    pub(in crate::source) fn snapshot_of(
         &self,
         label: String,
         commit: &str,
@@ -240,6 +262,7 @@ fn symlink(_: &Path, _: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Id;
     use super::*;
 
     #[test]
@@ -273,9 +296,9 @@ mod tests {
     fn remote(path: &str, size_bytes: u64) -> RemoteFile {
         RemoteFile {
             path: path.to_owned(),
-            etag: "abc".to_owned(),
+            id: Id::Named("abc".to_owned()),
             size_bytes,
-            in_lfs: false,
+            validator: None,
         }
     }
 

@@ -2,95 +2,28 @@
 //! before it gets its name.
 
 use super::super::bytes::LocalFile;
-use super::super::{Progress, SnapshotFile, SourceError, digest};
-use super::cache::{RepoCache, is_commit};
-use super::client::{Failure, Hub, RemoteFile, passing};
-use super::settings::FetchOptions;
-use reqwest::StatusCode;
-use reqwest::header::CONTENT_RANGE;
+use super::super::{FetchOptions, Progress, SnapshotFile, SourceError, digest};
+use super::attempts::Attempts;
+use super::cache::RepoCache;
+use super::http::{Asked, Failure, header, is_too_slow, passing};
+use super::{Id, Remote, RemoteFile, held_against};
+use reqwest::header::{CONTENT_RANGE, ETAG};
+use reqwest::{Method, Response, StatusCode};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-
-/// Attempts at one thing, with the waits between them.
-#[derive(Debug)]
-pub(super) struct Attempts<'a> {
-    options: &'a FetchOptions,
-    what: String,
-    n_failed: u32,
-    began: Instant,
-}
-
-impl<'a> Attempts<'a> {
-    pub(super) fn new(options: &'a FetchOptions, what: impl Into<String>) -> Self {
-        Self {
-            options,
-            what: what.into(),
-            n_failed: 0,
-            began: Instant::now(),
-        }
-    }
-
-    /// Something arrived: the next failure is a first one.
-    fn progressed(&mut self) {
-        self.n_failed = 0;
-    }
-
-    /// Waits before the next attempt, or gives up.
-    pub(super) async fn after(
-        &mut self,
-        failure: Failure,
-        progress: &dyn Progress,
-    ) -> Result<(), SourceError> {
-        self.n_failed += 1;
-        let doubled = self
-            .options
-            .first_wait
-            .saturating_mul(1 << (self.n_failed - 1).min(16));
-        let (asked, reason) = match failure {
-            Failure::Final(error) => return Err(error),
-            Failure::Slow(asked) => (asked, None),
-            Failure::Passing(reason) => (None, Some(reason)),
-        };
-        if self.n_failed >= self.options.n_attempts {
-            return Err(match reason {
-                None => SourceError::RateLimited {
-                    url: self.what.clone(),
-                    attempts: self.n_failed,
-                    waited: self.began.elapsed(),
-                },
-                Some(last) => SourceError::Unreachable {
-                    url: self.what.clone(),
-                    attempts: self.n_failed,
-                    last,
-                },
-            });
-        }
-        let wait = asked.unwrap_or(doubled).min(self.options.longest_wait);
-        let why = reason.unwrap_or_else(|| "the server limits the rate".to_owned());
-        if wait >= Duration::from_secs(1) {
-            progress.notice(&format!(
-                "{}: {why}; trying again in {:.0} s",
-                self.what,
-                wait.as_secs_f64()
-            ));
-        }
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
-}
 
 /// Fetches what is not in the cache yet. The snapshot shows its files only when all of them are there,
 /// so that what an interrupted run leaves is not taken for the whole model. The first file that cannot
 /// be had stops the others where they are. Files that are not the whole of what is needed (`is_whole`)
 /// are kept as blobs, and no snapshot shows them.
 pub(super) fn all(
-    hub: &Hub,
+    remote: &dyn Remote,
     cache: &RepoCache,
     commit: &str,
     files: &[RemoteFile],
@@ -103,7 +36,7 @@ pub(super) fn all(
     let (stop, stopped) = watch::channel(false);
     let done: Mutex<Vec<Result<(&RemoteFile, bool), SourceError>>> = Mutex::new(Vec::new());
     let fetch = Fetch {
-        hub,
+        remote,
         cache,
         commit,
         options,
@@ -138,7 +71,6 @@ pub(super) fn all(
         .into_iter()
         .collect();
     let shown = |(file, verified): (&RemoteFile, bool)| {
-        let of = |wanted: bool| (verified && wanted).then(|| file.etag.clone());
         Ok(SnapshotFile {
             path: file.path.clone(),
             local: match is_whole {
@@ -147,8 +79,8 @@ pub(super) fn all(
             },
             remote: None,
             size_bytes: file.size_bytes,
-            sha256: of(file.in_lfs),
-            git_blob: of(!file.in_lfs && is_commit(&file.etag)),
+            sha256: file.id.sha256().filter(|_| verified).map(str::to_owned),
+            git_blob: file.id.git_blob().filter(|_| verified).map(str::to_owned),
         })
     };
     done?.into_iter().map(shown).collect()
@@ -168,7 +100,7 @@ impl Drop for Shown<'_> {
 
 /// What every download needs.
 struct Fetch<'a> {
-    hub: &'a Hub,
+    remote: &'a dyn Remote,
     cache: &'a RepoCache,
     commit: &'a str,
     options: &'a FetchOptions,
@@ -188,12 +120,16 @@ impl Fetch<'_> {
                 "{path}: waiting for another process that fetches it"
             ));
         };
-        let _lock = self.cache.lock(&file.etag, &on_wait).await?;
+        let _lock = self.cache.lock(file.id.as_str(), &on_wait).await?;
         // Another process may have fetched it while this one waited.
         if self.cache.has(self.commit, file) {
             return Ok(false);
         }
-        let incomplete = self.cache.incomplete(&file.etag);
+        let incomplete = self.cache.incomplete(file.id.as_str());
+        if !file.is_resumable() {
+            // Nothing says that the rest would be the rest of the same file.
+            let _ = fs::remove_file(&incomplete);
+        }
         let present = fs::metadata(&incomplete).map_or(0, |m| m.len());
         let present = present.min(file.size_bytes);
         self.progress
@@ -221,21 +157,54 @@ impl Fetch<'_> {
             out.set_len(0).map_err(failed)?;
             have = 0;
         }
+        let mut furthest = have;
         let mut attempts = Attempts::new(self.options, &file.path);
         while have < file.size_bytes {
             out.seek(SeekFrom::Start(have)).map_err(failed)?;
-            let before = have;
+            let (before, began) = (have, Instant::now());
             match self.stream(file, &mut out, &mut have, incomplete).await {
                 Ok(()) => {}
                 Err(failure) => {
-                    if have > before {
+                    // Further than ever: who starts again and again makes no progress.
+                    if have > furthest && !is_too_slow(have.saturating_sub(before), began) {
                         attempts.progressed();
                     }
+                    furthest = furthest.max(have);
                     attempts.after(failure, self.progress).await?;
+                    if !file.is_resumable() {
+                        out.set_len(0).map_err(failed)?;
+                        have = 0;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Asks for the bytes of a file from an offset on.
+    async fn bytes(&self, file: &RemoteFile, from: u64) -> Result<Response, Failure> {
+        let address = self.remote.address(self.commit, file).await?;
+        let asked = Asked {
+            range: (from > 0).then(|| format!("bytes={from}-")),
+            if_match: file.validator.clone(),
+        };
+        let http = self.remote.http();
+        let response = http.send(Method::GET, &address, &asked).await?;
+        match response.status() {
+            status if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE => {
+                Ok(response)
+            }
+            // A signed address that has expired: the source gives a new one.
+            StatusCode::FORBIDDEN if address.expires || address.was_left(response.url()) => Err(
+                Failure::Passing("status 403 of the file's own host".to_owned()),
+            ),
+            StatusCode::PRECONDITION_FAILED => Err(Failure::Final(SourceError::Protocol {
+                url: file.path.clone(),
+                expected: "the content that was listed".to_owned(),
+                found: "other content: the file has changed on the server".to_owned(),
+            })),
+            _ => Err(self.remote.refused(&response, self.commit)),
+        }
     }
 
     /// One request, written as it comes. `have` counts what is in the file.
@@ -254,7 +223,13 @@ impl Fetch<'_> {
                 found,
             })
         };
-        let mut response = self.hub.bytes(self.commit, &file.path, *have).await?;
+        let began = Instant::now();
+        let mut response = self.bytes(file, *have).await?;
+        held_against(
+            file,
+            response.url(),
+            header(response.headers(), ETAG.as_str()),
+        )?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let expected = format!("bytes {have}-{}/{}", file.size_bytes - 1, file.size_bytes);
@@ -284,6 +259,7 @@ impl Fetch<'_> {
                 }
             }
         }
+        let mut n_came = 0;
         loop {
             let chunk = response.chunk().await.map_err(|e| passing(&e))?;
             let Some(chunk) = chunk else { break };
@@ -299,7 +275,11 @@ impl Fetch<'_> {
             }
             out.write_all(&chunk).map_err(disk)?;
             *have += n;
+            n_came += n;
             self.progress.fetched(&file.path, n);
+            if began.elapsed() > self.options.stall && is_too_slow(n_came, began) {
+                return Err(Failure::Passing("the transfer is too slow".to_owned()));
+            }
         }
         match *have == file.size_bytes {
             true => Ok(()),
@@ -311,26 +291,24 @@ impl Fetch<'_> {
     fn finish(&self, file: &RemoteFile, incomplete: &Path) -> Result<(), SourceError> {
         let failed = |error| SourceError::io(incomplete, error);
         let content = LocalFile::open(incomplete, &file.path).map_err(failed)?;
-        let found = if file.in_lfs {
-            Some(digest::sha256_hex(&content).map_err(failed)?)
-        } else if is_commit(&file.etag) {
-            Some(digest::git_blob_hex(&content).map_err(failed)?)
-        } else {
-            // A mirror's own etag: nothing to verify the content by.
-            None
+        let found = match &file.id {
+            Id::Sha256(_) => Some(digest::sha256_hex(&content).map_err(failed)?),
+            Id::GitBlob(_) => Some(digest::git_blob_hex(&content).map_err(failed)?),
+            // A server's own etag: nothing to verify the content by.
+            Id::Named(_) => None,
         };
         if let Some(found) = found
-            && !found.eq_ignore_ascii_case(&file.etag)
+            && !found.eq_ignore_ascii_case(file.id.as_str())
         {
             fs::remove_file(incomplete).map_err(failed)?;
             return Err(SourceError::Digest {
                 file: file.path.clone(),
-                expected: file.etag.clone(),
+                expected: file.id.as_str().to_owned(),
                 found,
             });
         }
         let file_ = File::open(incomplete).map_err(failed)?;
         file_.sync_all().map_err(failed)?;
-        fs::rename(incomplete, self.cache.blob(&file.etag)).map_err(failed)
+        fs::rename(incomplete, self.cache.blob(file.id.as_str())).map_err(failed)
     }
 }

@@ -1,4 +1,4 @@
-//! How to reach the hub and where its cache lies, as `huggingface_hub` reads it from the environment:
+//! How to reach servers and where what they send is kept; for the hub, as `huggingface_hub` reads it from the environment:
 //! what other tools downloaded is then found, and what we download they find.
 
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ pub struct FetchOptions {
     pub endpoint: String,
     /// Folder of the cache (`HF_HUB_CACHE`, else `HF_HOME/hub`).
     pub cache: PathBuf,
+    /// Folder for models that are not from the hub (`MODELKIN_DOWNLOADS`, else `modelkin/downloads` in
+    /// the user's cache).
+    pub downloads: PathBuf,
     /// Folder for blocks of files that are read in parts (`MODELKIN_BLOCKS`, else `modelkin/blocks` in
     /// the user's cache).
     pub blocks: PathBuf,
@@ -120,6 +123,8 @@ impl FetchOptions {
         Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache,
+            downloads: path("MODELKIN_DOWNLOADS")
+                .unwrap_or_else(|| user_cache.join("modelkin").join("downloads")),
             blocks: path("MODELKIN_BLOCKS")
                 .unwrap_or_else(|| user_cache.join("modelkin").join("blocks")),
             in_parts: false,

@@ -1,16 +1,16 @@
-//! Files of a hub that are read in parts: a [`ByteSource`] over range requests.
+//! Files elsewhere that are read in parts: a [`ByteSource`] over range requests.
 //!
 //! A read is rounded to blocks; those that are not kept on disk (`blocks.rs`) are fetched, neighbours in
 //! one request, a few requests at a time. An answer is taken only if it is exactly the range that was
 //! asked for, of a file of the stated size, and with the etag that the host gave before. A part cannot
-//! be held against the digest of the whole: what is read so is what the hub sends for the commit.
+//! be held against the digest of the whole: what is read so is what the server sends.
 
 use super::super::bytes::{ByteSource, beyond_the_end};
-use super::super::{Progress, SourceError};
+use super::super::{FetchOptions, Progress, SourceError};
+use super::attempts::Attempts;
 use super::blocks::{BLOCK_BYTES, Blocks};
-use super::client::{Asked, Failure, Hub, RemoteFile, header, passing, shown};
-use super::download::Attempts;
-use super::settings::FetchOptions;
+use super::http::{Address, Asked, Failure, SLOWEST_BYTES_PER_SECOND, header, passing, shown};
+use super::{Remote, RemoteFile};
 use reqwest::header::{CONTENT_RANGE, ETAG};
 use reqwest::{Method, StatusCode, Url};
 use std::borrow::Cow;
@@ -31,8 +31,6 @@ const N_IN_WINDOW: u64 = 8 * N_IN_REQUEST;
 const N_IN_MEMORY: usize = 16;
 /// A signed address is used again for so long.
 const ADDRESS_LIFE: Duration = Duration::from_secs(240);
-/// A body that comes slower than this is given up, so that no server holds us for ever.
-const SLOWEST_BYTES_PER_SECOND: u64 = 8 << 10;
 
 /// A block's number and content.
 type Numbered = (u64, Arc<[u8]>);
@@ -41,20 +39,20 @@ type Numbered = (u64, Arc<[u8]>);
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) runtime: Runtime,
-    pub(super) hub: Hub,
+    pub(super) remote: Arc<dyn Remote>,
     pub(super) commit: String,
     pub(super) options: FetchOptions,
     pub(super) requests: Semaphore,
 }
 
-/// One file of a hub.
+/// One file of a repository.
 #[derive(Debug)]
 pub(super) struct Parts {
     session: Arc<Session>,
     file: RemoteFile,
     blocks: Blocks,
     /// Where the file was found last, and when.
-    address: Mutex<Option<(Url, Instant)>>,
+    address: Mutex<Option<(Address, Instant)>>,
     /// The etag of the host that sent the file.
     validator: Mutex<Option<(String, String)>>,
     /// Blocks that a thread is fetching.
@@ -109,15 +107,15 @@ impl Drop for Claim<'_> {
 
 impl Parts {
     pub(super) fn new(session: Arc<Session>, repository: &str, file: RemoteFile) -> Self {
-        let options = &session.options;
         let place = format!("{repository}@{}", session.commit);
-        let blocks = Blocks::new(&options.blocks, &options.endpoint, &place, &file);
+        let endpoint = session.remote.endpoint();
+        let blocks = Blocks::new(&session.options.blocks, endpoint, &place, &file);
         Self {
             session,
-            file,
             blocks,
             address: Mutex::default(),
-            validator: Mutex::default(),
+            validator: Mutex::new(file.validator.clone()),
+            file,
             claimed: Mutex::default(),
             released: Condvar::new(),
             recent: Mutex::default(),
@@ -261,17 +259,20 @@ impl Parts {
 
     /// One request for a range.
     async fn part(&self, range: Range<u64>) -> Result<Vec<u8>, Failure> {
-        let hub = &self.session.hub;
+        let remote = self.session.remote.as_ref();
         let known = lock(&self.address).clone();
-        let address = match known {
-            Some((url, when)) if when.elapsed() < ADDRESS_LIFE => url,
-            _ => hub.resolve(&self.session.commit, &self.file.path)?,
+        let (address, is_known) = match known {
+            Some((address, when)) if when.elapsed() < ADDRESS_LIFE => (address, true),
+            _ => {
+                let asked = remote.address(&self.session.commit, &self.file);
+                (asked.await?, false)
+            }
         };
         let asked = Asked {
             range: Some(format!("bytes={}-{}", range.start, range.end - 1)),
             if_match: lock(&self.validator).clone(),
         };
-        let mut response = hub.send(Method::GET, address, &asked).await?;
+        let mut response = remote.http().send(Method::GET, &address, &asked).await?;
         let url = response.url().clone();
         let words = format!("bytes {}..{}", range.start, range.end);
         let is_whole = range == (0..self.file.size_bytes);
@@ -295,12 +296,13 @@ impl Parts {
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 return Err(self.wrong(words, "no such range"));
             }
-            StatusCode::FORBIDDEN if !hub.is_own(&url) => {
+            StatusCode::FORBIDDEN if is_known || address.expires || address.was_left(&url) => {
+                *lock(&self.address) = None;
                 return Err(Failure::Passing(
                     "status 403 of the file's own host".to_owned(),
                 ));
             }
-            _ => return Err(hub.refused(&response, &self.session.commit)),
+            _ => return Err(remote.refused(&response, &self.session.commit)),
         }
         if let Some(etag) = header(response.headers(), ETAG.as_str()) {
             // A weak etag says nothing of single bytes.
@@ -319,8 +321,12 @@ impl Parts {
         if bytes.len() != n_bytes {
             return Err(Failure::Passing("the transfer was cut off".to_owned()));
         }
-        if !hub.is_own(&url) {
-            lock(&self.address).get_or_insert((url, Instant::now()));
+        if !is_known && (address.expires || address.was_left(&url)) {
+            let found = match address.was_left(&url) {
+                true => Address::open(url),
+                false => address,
+            };
+            *lock(&self.address) = Some((found, Instant::now()));
         }
         Ok(bytes)
     }
