@@ -124,7 +124,7 @@ impl Source for HubSource {
     }
 }
 
-/// A hub as this session sees it.
+/// A hub as this run sees it.
 #[derive(Debug)]
 struct Hub {
     http: Http,
