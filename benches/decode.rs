@@ -13,25 +13,10 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
-use support::{Report, mix};
+use support::{N_REPEATS, Report, mix, seconds};
 
 /// Bytes at a time, about: as tests read them.
 const CHUNK: usize = 1 << 20;
-const N_REPEATS: usize = 5;
-
-/// Median seconds of some repeats.
-fn seconds(mut f: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..N_REPEATS)
-        .map(|_| {
-            let started = Instant::now();
-            f();
-            started.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[N_REPEATS / 2]
-}
 
 /// GB/s of stored bytes by type, as the peer's script prints them: a name and a number a line.
 fn peer(path: &Path) -> BTreeMap<String, f64> {

@@ -13,25 +13,10 @@ use modelkin::tensor::DType;
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::time::Instant;
-use support::{Normals, Report, mix};
+use support::{N_REPEATS, Normals, Report, mix, seconds};
 
 /// Bytes at a time, as tests read them.
 const BLOCK: usize = 1 << 20;
-const N_REPEATS: usize = 5;
-
-/// Median seconds of some repeats.
-fn seconds(mut f: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..N_REPEATS)
-        .map(|_| {
-            let started = Instant::now();
-            f();
-            started.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[N_REPEATS / 2]
-}
 
 fn main() {
     let n_mib: usize = std::env::var("MODELKIN_BENCH_MIB").map_or(512, |n| n.parse().expect("MiB"));

@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Folder into which reports are written as `<date>-<name>.md`; without it they are printed only.
 const RESULTS_VARIABLE: &str = "MODELKIN_BENCH_RESULTS";
@@ -190,4 +190,20 @@ fn distribution(x: f64) -> f64 {
         sum += term;
     }
     0.5 + sum * (-0.5 * x * x - 0.918_938_533_204_672_7).exp()
+}
+
+/// Repeats of a measurement.
+pub const N_REPEATS: usize = 5;
+
+/// Median seconds of some repeats.
+pub fn seconds(mut f: impl FnMut()) -> f64 {
+    let mut times: Vec<f64> = (0..N_REPEATS)
+        .map(|_| {
+            let started = Instant::now();
+            f();
+            started.elapsed().as_secs_f64()
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[N_REPEATS / 2]
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with a checkpoint. Every message names the file, and the tensor where there is one.
 
-use crate::tensor::TensorError;
+use crate::tensor::{Tensor, TensorError};
 
 /// A checkpoint cannot be read as what it claims to be.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,20 @@ pub enum CheckpointError {
     /// A tensor that cannot exist.
     #[error(transparent)]
     Impossible(#[from] TensorError),
+}
+
+/// An error about a tensor that was found.
+pub(super) fn wrong(
+    tensor: &Tensor,
+    expected: impl Into<String>,
+    found: impl Into<String>,
+) -> CheckpointError {
+    CheckpointError::Tensor {
+        file: tensor.file().to_owned(),
+        tensor: short(tensor.name()),
+        expected: expected.into(),
+        found: found.into(),
+    }
 }
 
 /// Names from a stranger's file, shortened for messages.

@@ -10,8 +10,7 @@ mod wire;
 use super::error::short;
 use super::index::MAX_NAME_BYTES;
 use super::{Checkpoint, CheckpointError, CheckpointFile, FileBytes, Format, MAX_DIMENSIONS};
-use crate::tensor::{DType, Tensor, TensorBytes, TensorError};
-use std::borrow::Cow;
+use crate::tensor::{DType, InMemory, Tensor, TensorBytes};
 use std::ops::Range;
 use std::sync::Arc;
 use wire::{Field, Reader, Value};
@@ -78,31 +77,6 @@ impl Format for Onnx {
         let model = Model { file, files };
         model.read(&mut checkpoint)?;
         Ok(checkpoint)
-    }
-}
-
-/// Values that lie nowhere in one piece.
-#[derive(Debug)]
-struct InMemory {
-    bytes: Vec<u8>,
-    file: String,
-}
-
-impl TensorBytes for InMemory {
-    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, TensorError> {
-        usize::try_from(range.start)
-            .ok()
-            .zip(usize::try_from(range.end).ok())
-            .and_then(|(start, end)| self.bytes.get(start..end))
-            .map(Cow::Borrowed)
-            .ok_or_else(|| TensorError::Io {
-                file: self.file.clone(),
-                error: std::io::ErrorKind::UnexpectedEof.into(),
-            })
-    }
-
-    fn file(&self) -> &str {
-        &self.file
     }
 }
 
@@ -265,6 +239,7 @@ impl Model<'_> {
             }
             let end = bytes.len() as u64;
             let file = self.file.path.clone();
+            // They lie nowhere in one piece.
             let held: Arc<dyn TensorBytes> = Arc::new(InMemory { bytes, file });
             (held, 0..end)
         } else {

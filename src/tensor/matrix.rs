@@ -453,14 +453,14 @@ mod tests {
 
     #[test]
     fn bounds_follow_the_rows_of_the_view() {
-        use crate::tensor::store::tests::InMemory;
+        use crate::tensor::store::tests::in_memory;
         use crate::tensor::{BlockType, DType};
         let dtype = DType::Block(BlockType::Q8_0);
         let mut bytes = vec![0; 2 * 34];
         // Scales 1 and 2.
         bytes[1] = 0x3c;
         bytes[35] = 0x40;
-        let file = Arc::new(InMemory(bytes));
+        let file = in_memory(bytes);
         let tensor_ = Tensor::new("t".into(), dtype, vec![2, 32], file, 0).unwrap();
         let matrix = Matrix::new(tensor_).unwrap().select_rows(&[1, 0]).unwrap();
         let bounds = matrix.rounding_bounds(0..2).unwrap().unwrap();

@@ -16,4 +16,4 @@ pub use dtype::DType;
 pub use error::TensorError;
 pub use matrix::Matrix;
 pub use quant::BlockType;
-pub use store::{Tensor, TensorBytes};
+pub use store::{InMemory, Tensor, TensorBytes};

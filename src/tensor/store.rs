@@ -326,45 +326,51 @@ impl Tensor {
     }
 }
 
+/// Bytes that are held in memory.
+#[derive(Debug)]
+pub struct InMemory {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The file that they came from, for messages.
+    pub file: String,
+}
+
+impl TensorBytes for InMemory {
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, TensorError> {
+        usize::try_from(range.start)
+            .ok()
+            .zip(usize::try_from(range.end).ok())
+            .and_then(|(start, end)| self.bytes.get(start..end))
+            .map(Cow::Borrowed)
+            .ok_or_else(|| TensorError::Io {
+                file: self.file.clone(),
+                error: std::io::ErrorKind::UnexpectedEof.into(),
+            })
+    }
+
+    fn file(&self) -> &str {
+        &self.file
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
-    /// Tensors in memory, for tests of this module.
-    #[derive(Debug)]
-    pub(in crate::tensor) struct InMemory(pub Vec<u8>);
-
-    impl TensorBytes for InMemory {
-        fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, TensorError> {
-            self.0
-                .get(range.start as usize..range.end as usize)
-                .map(Cow::Borrowed)
-                .ok_or_else(|| TensorError::Io {
-                    file: "memory".into(),
-                    error: std::io::ErrorKind::UnexpectedEof.into(),
-                })
-        }
-
-        fn file(&self) -> &str {
-            "memory"
-        }
+    /// Bytes as a tensor's, for tests of this module.
+    pub(in crate::tensor) fn in_memory(bytes: Vec<u8>) -> Arc<InMemory> {
+        let file = "memory".to_owned();
+        Arc::new(InMemory { bytes, file })
     }
 
     pub(in crate::tensor) fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Tensor::new(
-            "t".into(),
-            DType::F32,
-            shape.to_vec(),
-            Arc::new(InMemory(bytes)),
-            0,
-        )
-        .unwrap()
+        Tensor::new("t".into(), DType::F32, shape.to_vec(), in_memory(bytes), 0).unwrap()
     }
 
     #[test]
     fn shapes_that_overflow_are_refused() {
-        let bytes = Arc::new(InMemory(vec![]));
+        let bytes = in_memory(vec![]);
         for shape in [
             vec![usize::MAX, 2],
             vec![usize::MAX / 4 + 1],
@@ -381,7 +387,7 @@ pub(super) mod tests {
             "t".into(),
             DType::U8,
             vec![4],
-            Arc::new(InMemory((0..10).collect())),
+            in_memory((0..10).collect()),
             2,
         )
         .unwrap();
@@ -392,14 +398,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_file_that_is_too_short_is_an_error_that_names_it() {
-        let tensor = Tensor::new(
-            "t".into(),
-            DType::F32,
-            vec![4],
-            Arc::new(InMemory(vec![0; 10])),
-            0,
-        )
-        .unwrap();
+        let tensor =
+            Tensor::new("t".into(), DType::F32, vec![4], in_memory(vec![0; 10]), 0).unwrap();
         assert!(tensor.read_elements(0..2).is_ok());
         assert!(
             tensor
@@ -422,7 +422,7 @@ pub(super) mod tests {
             };
         }
         let make = |shape: &[usize]| {
-            let bytes = Arc::new(InMemory(bytes.clone()));
+            let bytes = in_memory(bytes.clone());
             Tensor::new("t".into(), dtype, shape.to_vec(), bytes, 0)
         };
         let tensor = make(&[2, 64]).unwrap();

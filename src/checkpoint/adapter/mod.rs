@@ -20,7 +20,7 @@ mod merged;
 mod names;
 mod update;
 
-use super::error::short;
+use super::error::{short, wrong};
 use super::{Checkpoint, CheckpointError, CheckpointFile};
 use crate::tensor::Tensor;
 use config::Config;
@@ -248,19 +248,5 @@ impl Adapter {
             ));
         }
         Ok(())
-    }
-}
-
-/// An error about a tensor of an adapter or of its base.
-fn wrong(
-    tensor: &Tensor,
-    expected: impl Into<String>,
-    found: impl Into<String>,
-) -> CheckpointError {
-    CheckpointError::Tensor {
-        file: tensor.file().to_owned(),
-        tensor: short(tensor.name()),
-        expected: expected.into(),
-        found: found.into(),
     }
 }

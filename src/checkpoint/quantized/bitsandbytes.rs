@@ -8,7 +8,8 @@
 //! Layout: <https://github.com/bitsandbytes-foundation/bitsandbytes>, `functional.py`, `QuantState`.
 
 use super::super::CheckpointError;
-use super::stored::{Group, Stored, described, wrong};
+use super::super::error::wrong;
+use super::stored::{Group, Stored, described};
 use super::{Config, Scheme};
 use crate::tensor::coded::{Coding, Decoder, Elements, Part};
 use crate::tensor::{DType, Tensor, TensorError};

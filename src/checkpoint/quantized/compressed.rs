@@ -14,9 +14,10 @@
 //! Layout: <https://github.com/vllm-project/compressed-tensors>, `src/compressed_tensors/compressors`.
 
 use super::super::CheckpointError;
+use super::super::error::wrong;
 use super::bits::{SCALES, bound, code, precision, row_bytes};
 use super::fp4::{Fp4, Scales};
-use super::stored::{Group, Stored, described, wrong};
+use super::stored::{Group, Stored, described};
 use super::{Config, Scheme, float8};
 use crate::tensor::coded::{Coding, Decoder, Elements, Part};
 use crate::tensor::{DType, Tensor, TensorError};

@@ -6,8 +6,9 @@
 //! Layout: <https://huggingface.co/deepseek-ai/DeepSeek-V3>, `inference/kernel.py`.
 
 use super::super::CheckpointError;
+use super::super::error::wrong;
 use super::bits::{SCALES, precision};
-use super::stored::{Group, Stored, described, wrong};
+use super::stored::{Group, Stored, described};
 use super::{Config, Scheme};
 use crate::tensor::coded::{Coding, Decoder, Elements, Part};
 use crate::tensor::{DType, Tensor, TensorError};

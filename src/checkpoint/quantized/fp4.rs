@@ -3,7 +3,8 @@
 //! by those who find the parts.
 
 use super::super::CheckpointError;
-use super::stored::{Group, described, wrong};
+use super::super::error::wrong;
+use super::stored::{Group, described};
 use crate::tensor::coded::{Coding, Decoder, Elements, Part};
 use crate::tensor::{DType, Tensor, TensorError};
 use std::ops::Range;

@@ -7,8 +7,9 @@
 //! Layout: <https://github.com/ModelCloud/GPTQModel>, `nn_modules/qlinear`.
 
 use super::super::CheckpointError;
+use super::super::error::wrong;
 use super::bits::{SCALES, bound, code, precision, row, row_bytes};
-use super::stored::{Group, Stored, described, wrong};
+use super::stored::{Group, Stored, described};
 use super::{Config, Scheme};
 use crate::tensor::coded::{Coding, Decoder, Elements, Part};
 use crate::tensor::{DType, Tensor, TensorError};

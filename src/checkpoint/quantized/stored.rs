@@ -1,7 +1,7 @@
 //! The tensors of a quantized checkpoint while its weights are put together.
 
 use super::super::CheckpointError;
-use super::super::error::short;
+use super::super::error::{short, wrong};
 use super::turned::{Tiles, turned};
 use crate::tensor::coded::{Decoder, Part};
 use crate::tensor::{DType, Tensor};
@@ -227,18 +227,4 @@ impl Group {
 /// Type and shape, for messages.
 pub(super) fn described(tensor: &Tensor) -> String {
     format!("{} {:?}", tensor.dtype().name(), tensor.shape())
-}
-
-/// An error about a stored tensor.
-pub(super) fn wrong(
-    tensor: &Tensor,
-    expected: impl Into<String>,
-    found: impl Into<String>,
-) -> CheckpointError {
-    CheckpointError::Tensor {
-        file: tensor.file().to_owned(),
-        tensor: short(tensor.name()),
-        expected: expected.into(),
-        found: found.into(),
-    }
 }

@@ -10,7 +10,7 @@ use crate::engine::generate::{Sampler, Sampling, Turn, generate, prefill};
 use crate::engine::text::Tokenizer;
 use crate::engine::text::chat::{ChatOptions, ChatTemplate, Message};
 use crate::engine::vision::{Marks, Normalisation, Picture, VisionLanguage};
-use crate::engine::{Chunk, Decoder, Wanted};
+use crate::engine::{Chunk, Decoder, TextCache, Wanted};
 use anyhow::Context;
 use said::Said;
 use serde_json::json;
@@ -210,13 +210,7 @@ impl Visitor for Job<'_> {
             ids.len(),
             started.elapsed()
         );
-        let sampler = Sampler::new(self.sampling())?;
-        let turn = Turn {
-            cache,
-            logits,
-            sampler,
-        };
-        self.speak(decoder, vec![Begun { ids, turn }])
+        self.speak(decoder, vec![self.begun(ids, cache, logits)?])
     }
 }
 
@@ -232,11 +226,19 @@ impl Job<'_> {
             ids.len(),
             started.elapsed()
         );
-        let sampler = Sampler::new(self.sampling())?;
+        self.begun(ids, cache, logits)
+    }
+
+    fn begun<B: Backend>(
+        &self,
+        ids: Vec<u32>,
+        cache: TextCache<B>,
+        logits: Vec<f32>,
+    ) -> anyhow::Result<Begun<B>> {
         let turn = Turn {
             cache,
             logits,
-            sampler,
+            sampler: Sampler::new(self.sampling())?,
         };
         Ok(Begun { ids, turn })
     }

@@ -9,10 +9,9 @@ use super::product::Lanes;
 use super::product::few::few_times;
 use super::product::tiles::pack;
 use super::real::{Element, Real};
-use crate::tensor::{DType, Matrix, Tensor, TensorBytes, TensorError};
+use crate::tensor::{DType, InMemory, Matrix, Tensor, TensorError};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,31 +55,6 @@ impl Budget {
                 left.checked_sub(n_bytes)
             })
             .is_ok()
-    }
-}
-
-/// Bytes of a tensor, kept in memory.
-#[derive(Debug)]
-struct Kept {
-    bytes: Vec<u8>,
-    file: String,
-}
-
-impl TensorBytes for Kept {
-    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, TensorError> {
-        usize::try_from(range.start)
-            .ok()
-            .zip(usize::try_from(range.end).ok())
-            .and_then(|(start, end)| self.bytes.get(start..end))
-            .map(Cow::Borrowed)
-            .ok_or_else(|| TensorError::Io {
-                file: self.file.clone(),
-                error: std::io::ErrorKind::UnexpectedEof.into(),
-            })
-    }
-
-    fn file(&self) -> &str {
-        &self.file
     }
 }
 
@@ -135,7 +109,7 @@ impl Weight {
                     tensor.name().to_owned(),
                     dtype,
                     vec![matrix.n_rows(), matrix.n_cols()],
-                    Arc::new(Kept {
+                    Arc::new(InMemory {
                         bytes,
                         file: tensor.file().to_owned(),
                     }),
