@@ -28,6 +28,9 @@ pub(super) struct Values {
     pub n_equal: u64,
     n_rounded: u64,
     n_reversed: u64,
+    /// Values of which a scheme says too little to deny that they are rounded.
+    n_perhaps: u64,
+    n_perhaps_reversed: u64,
     /// Whether bounds of blocks decided, and not casts.
     bounded: bool,
     bounded_reversed: bool,
@@ -46,6 +49,8 @@ impl Values {
             n_equal,
             n_rounded: n_equal,
             n_reversed: n_equal,
+            n_perhaps: n_equal,
+            n_perhaps_reversed: n_equal,
             ..Self::default()
         }
     }
@@ -61,6 +66,8 @@ impl Values {
         self.n_equal += other.n_equal;
         self.n_rounded += other.n_rounded;
         self.n_reversed += other.n_reversed;
+        self.n_perhaps += other.n_perhaps;
+        self.n_perhaps_reversed += other.n_perhaps_reversed;
         self.bounded |= other.bounded;
         self.bounded_reversed |= other.bounded_reversed;
         for (sum, other) in self.energy.iter_mut().zip(other.energy) {
@@ -70,11 +77,15 @@ impl Values {
         self.n_spread += other.n_spread;
     }
 
+    /// Whether most of the energy of the reference is left in the candidate, or the other way round.
+    fn is_kept(&self, reversed: bool) -> bool {
+        let [reference, candidate, difference] = self.energy;
+        difference <= LARGEST_LOSS * if reversed { candidate } else { reference }
+    }
+
     /// Candidate's values that are the reference's, rounded.
     pub(super) fn n_rounded(&self) -> u64 {
-        let [reference, _, difference] = self.energy;
-        let kept = difference <= LARGEST_LOSS * reference;
-        if kept || !self.bounded {
+        if self.is_kept(false) || !self.bounded {
             self.n_rounded
         } else {
             self.n_equal
@@ -83,13 +94,25 @@ impl Values {
 
     /// Reference's values that are the candidate's, rounded.
     pub(super) fn n_reversed(&self) -> u64 {
-        let [_, candidate, difference] = self.energy;
-        let kept = difference <= LARGEST_LOSS * candidate;
         let fills = self.spread >= FILLS_THE_BOUNDS * self.n_spread as f64;
-        if (kept && fills) || !self.bounded_reversed || self.n_equal == self.n {
+        if (self.is_kept(true) && fills) || !self.bounded_reversed || self.n_equal == self.n {
             self.n_reversed
         } else {
             self.n_equal
+        }
+    }
+
+    /// Values of which nothing denies that they are rounded: what is rounded, and of codes that are too
+    /// coarse to tell what lies within their bounds, or has none. In the candidate, or (`reversed`) in
+    /// the reference.
+    pub(super) fn n_perhaps_rounded(&self, reversed: bool) -> u64 {
+        let (sure, perhaps) = match reversed {
+            false => (self.n_rounded(), self.n_perhaps),
+            true => (self.n_reversed(), self.n_perhaps_reversed),
+        };
+        match self.is_kept(reversed) {
+            true => sure.max(perhaps),
+            false => sure,
         }
     }
 }
@@ -114,12 +137,19 @@ fn compare_bounded(
     (x, dtype_x, bounds_x): (Vec<f32>, DType, Option<Vec<f32>>),
     (y, dtype_y, bounds_y): (Vec<f32>, DType, Option<Vec<f32>>),
 ) -> Values {
+    let unbounded =
+        |dtype: DType, bounds: &Option<Vec<f32>>| dtype.is_quantized() && bounds.is_none();
+    let (any_x, any_y) = (unbounded(dtype_x, &bounds_x), unbounded(dtype_y, &bounds_y));
     let forward = widened(bounds_y, bounds_x.as_deref());
     let backward = bounds_x.filter(|_| !dtype_y.is_quantized());
-    compare_values(
+    let mut values = compare_values(
         (&x, dtype_x, backward.as_deref()),
         (&y, dtype_y, forward.as_deref()),
-    )
+    );
+    let or_all = |any: bool, n: u64| if any { values.n } else { n };
+    values.n_perhaps = or_all(any_y, values.n_rounded);
+    values.n_perhaps_reversed = or_all(any_x, values.n_reversed);
+    values
 }
 
 /// Compares a range of elements of two tensors of equal shape and different dtypes.
@@ -253,6 +283,23 @@ mod tests {
             .collect();
         let found = compare_values((&y, BLOCK, Some(&bounds)), (&trained, DType::F32, None));
         assert!(found.n_reversed() < 100, "{found:?}");
+    }
+
+    #[test]
+    fn codes_without_bounds_are_perhaps_rounding_of_what_they_keep() {
+        let (x, y) = rounded(0.3);
+        let unbounded = DType::Block(BlockType::Iq2Xxs);
+        let side = |values: &[f32], dtype| (values.to_vec(), dtype, None);
+        let n = x.len() as u64;
+        let found = compare_bounded(side(&x, DType::F32), side(&y, unbounded));
+        assert!(found.n_rounded() < n);
+        assert_eq!(found.n_perhaps_rounded(false), n);
+        let found = compare_bounded(side(&y, unbounded), side(&x, DType::F32));
+        assert_eq!(found.n_perhaps_rounded(true), n);
+        assert!(found.n_perhaps_rounded(false) < n);
+        let other: Vec<f32> = y.iter().rev().copied().collect();
+        let found = compare_bounded(side(&x, DType::F32), side(&other, unbounded));
+        assert!(found.n_perhaps_rounded(false) < n / 2, "{found:?}");
     }
 
     #[test]

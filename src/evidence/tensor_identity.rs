@@ -60,6 +60,8 @@ struct Counts {
     n_equal_tensors: u64,
     n_equal_rounded: f64,
     n_equal_reversed: f64,
+    n_perhaps_rounded: f64,
+    n_perhaps_reversed: f64,
     n_estimated: u64,
 }
 
@@ -156,6 +158,8 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
         counts.n_equal += n;
         counts.n_equal_rounded += n;
         counts.n_equal_reversed += n;
+        counts.n_perhaps_rounded += n;
+        counts.n_perhaps_reversed += n;
         counts.n_equal_bytes += n_bytes;
         counts.n_tensors += 1;
         counts.n_equal_tensors += 1;
@@ -184,6 +188,8 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
     counts.n_equal += n * share(seen.values.n_equal);
     counts.n_equal_rounded += n * share(seen.values.n_rounded());
     counts.n_equal_reversed += n * share(seen.values.n_reversed());
+    counts.n_perhaps_rounded += n * share(seen.values.n_perhaps_rounded(false));
+    counts.n_perhaps_reversed += n * share(seen.values.n_perhaps_rounded(true));
     counts.n_equal_bytes += n_bytes * share(seen.n_in_equal_chunks);
     counts.n_tensors += 1;
     counts.n_equal_tensors += u64::from(seen.values.n_equal == seen.values.n());
@@ -209,6 +215,8 @@ fn compare_role(a: &Matrix, b: &Matrix, counts: &mut Counts) -> Result<(), Tenso
     counts.n_equal += values.n_equal as f64;
     counts.n_equal_rounded += values.n_rounded() as f64;
     counts.n_equal_reversed += values.n_reversed() as f64;
+    counts.n_perhaps_rounded += values.n_perhaps_rounded(false) as f64;
+    counts.n_perhaps_reversed += values.n_perhaps_rounded(true) as f64;
     Ok(())
 }
 
@@ -311,6 +319,14 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
         .with_effect(
             "fraction-values-equal-after-rounding-reversed",
             share(counts.n_equal_reversed),
+        )
+        .with_effect(
+            "fraction-values-perhaps-rounded",
+            share(counts.n_perhaps_rounded),
+        )
+        .with_effect(
+            "fraction-values-perhaps-rounded-reversed",
+            share(counts.n_perhaps_reversed),
         )
         .with_effect(
             "fraction-chunk-bytes-equal",

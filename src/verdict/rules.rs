@@ -256,11 +256,27 @@ fn operations(records: &[&TestRecord], links: &Links) -> Vec<Operation> {
     if stands && same_layers && same_units {
         if let Some(step) = noise(records) {
             steps.push(step);
+        } else if let Some(in_candidate) = perhaps_rounded(records) {
+            steps.push(words::perhaps_rounding(in_candidate));
         } else if steps.is_empty() && !all_equal {
             steps.push(words::operation(Relation::FineTuned, &[]));
         }
     }
     steps
+}
+
+/// Whether nothing denies that one is the other, rounded, while nothing shows it: its codes are too coarse.
+/// True where the candidate is the coarser.
+fn perhaps_rounded(records: &[&TestRecord]) -> Option<bool> {
+    let get = |name: &str| effect(records, "tensor-identity", name);
+    if get("fraction-tensors-compared")? < 1.0 {
+        return None;
+    }
+    let whole = |name| get(name).is_some_and(|f| f >= 1.0);
+    match whole("fraction-values-perhaps-rounded") {
+        true => Some(true),
+        false => whole("fraction-values-perhaps-rounded-reversed").then_some(false),
+    }
 }
 
 /// The step that added noise, to the reference or (read backwards) to the candidate.

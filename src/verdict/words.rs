@@ -85,6 +85,28 @@ pub(super) fn rounding(in_candidate: bool, n_tensors_renamed: f64) -> Operation 
     }
 }
 
+/// The step that rounded to codes which do not tell whether anything else was done before.
+pub(super) fn perhaps_rounding(in_candidate: bool) -> Operation {
+    let (coarse, fine) = if in_candidate {
+        ("candidate", "reference")
+    } else {
+        ("reference", "candidate")
+    };
+    Operation {
+        relation: Relation::Derived,
+        parameters: [(
+            "rounded_in_candidate".to_owned(),
+            f64::from(u8::from(in_candidate)),
+        )]
+        .into_iter()
+        .collect(),
+        description: format!(
+            "The {coarse} is the {fine} in a scheme of so few bits that a plain quantized copy is not told \
+             from one that was trained a little as well."
+        ),
+    }
+}
+
 /// The step that added noise; `in_candidate` says which of the two has it.
 pub(super) fn noise(in_candidate: bool, std: f64, relative_std: f64) -> Operation {
     let (noisy, clean) = if in_candidate {

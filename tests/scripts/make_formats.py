@@ -29,10 +29,13 @@ class Parameters(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
 
 
-library = ctypes.CDLL(sys.argv[1])
-library.ggml_init.argtypes = [Parameters]
-library.ggml_init.restype = ctypes.c_void_p
-library.ggml_init(Parameters(1 << 16, None, False))
+def load_library(path):
+    """llama.cpp's quantizers; they need its tables, which the first context fills."""
+    library = ctypes.CDLL(path)
+    library.ggml_init.argtypes = [Parameters]
+    library.ggml_init.restype = ctypes.c_void_p
+    library.ggml_init(Parameters(1 << 16, None, False))
+    return library
 
 
 def shapes():
@@ -76,12 +79,12 @@ def model(tuned=False):
         yield name, new, weights(seed, shape, tuned)
 
 
-def permute(values):
-    split = values.reshape(HEADS, 2, HEAD_DIM // 2, -1)
+def permute(values, n_heads):
+    split = values.reshape(n_heads, 2, len(values) // n_heads // 2, -1)
     return np.ascontiguousarray(split.swapaxes(1, 2).reshape(values.shape))
 
 
-def by_library(kind, values):
+def by_library(library, kind, values):
     elements, size = GGML_QUANT_SIZES[kind]
     values = np.ascontiguousarray(values, np.float32)
     out = np.zeros(values.size // elements * size, np.uint8)
@@ -144,34 +147,42 @@ def iq2_xxs(values):
     return np.concatenate(parts, axis=1).reshape(len(values), -1)
 
 
-def write(target, kinds, tuned=False):
-    """kinds: what a matrix of whole blocks becomes, by its GGUF name; llama.cpp gives other rows another type."""
+def packed(library, kind, values):
+    """Rows `[n, width]` in the bytes of a type."""
+    if kind == T.F32:
+        return values
+    if kind in (T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K):
+        return by_library(library, kind, values)
+    if kind not in (T.IQ4_XS, T.IQ2_XXS):
+        return quants.quantize(values, kind)
+    rows = (iq4_xs if kind == T.IQ4_XS else iq2_xxs)(values)
+    read = quants.dequantize(rows, kind)
+    assert np.abs(read - values).mean() < 0.6 * np.abs(values).mean(), kind
+    return rows
+
+
+def write(library, target, tensors, kinds, sizes):
+    """A Llama's GGUF.
+
+    tensors: names of both kinds and values; kinds: what a matrix becomes, by its GGUF name and shape;
+    sizes: n_layers, hidden, heads of q, heads of k and v, head_dim, mlp.
+    """
+    n_layers, hidden, heads, kv_heads, head_dim, mlp = sizes
     writer = GGUFWriter(target, "llama")
     writer.add_name("wide")
-    writer.add_block_count(LAYERS)
-    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(n_layers)
+    writer.add_embedding_length(hidden)
     writer.add_context_length(64)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_feed_forward_length(MLP)
-    for _, new, values in model(tuned):
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_feed_forward_length(mlp)
+    for new, values in tensors:
         if ".attn_q" in new or ".attn_k" in new:
-            values = permute(values)
+            values = permute(values, heads if ".attn_q" in new else kv_heads)
         kind = kinds(new, values.shape) if values.ndim == 2 else T.F32
-        if kind in (T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K):
-            packed = by_library(kind, values)
-        elif kind in (T.IQ4_XS, T.IQ2_XXS):
-            packed = (iq4_xs if kind == T.IQ4_XS else iq2_xxs)(values)
-        elif kind == T.F32:
-            packed = values
-        else:
-            packed = quants.quantize(values, kind)
-        if kind not in (T.F32, T.F16) and kind.name.startswith("I"):
-            read = quants.dequantize(packed, kind)
-            assert np.abs(read - values).mean() < 0.6 * np.abs(values).mean(), (new, kind)
-        writer.add_tensor(f"{new}.weight", packed, raw_dtype=kind)
+        writer.add_tensor(f"{new}.weight", packed(library, kind, values), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -187,20 +198,29 @@ def q4_k_m(name, shape):
     return one(T.Q6_K, T.Q8_0)(name, shape) if better else one(T.Q4_K, T.Q5_0)(name, shape)
 
 
-out = Path(sys.argv[2])
-write(out / "f16.gguf", one(T.F16, T.F16))
-raw = (out / "f16.gguf").read_bytes()
-n_values = sum(values.size * (4 if values.ndim == 1 else 2) for _, _, values in model())
-(out / "f16.gguf.head").write_bytes(raw[: len(raw) - n_values])
-(out / "f16.gguf").unlink()
-for name, tuned in [("", False), ("-tuned", True)]:
-    write(out / f"q4_k_m{name}.gguf", q4_k_m, tuned)
-    write(out / f"q2_k{name}.gguf", one(T.Q2_K, T.Q4_0), tuned)
-    write(out / f"iq4_xs{name}.gguf", one(T.IQ4_XS, T.Q5_0), tuned)
-    if not tuned:
-        write(out / "iq2_xxs.gguf", one(T.IQ2_XXS, T.Q4_0))
-state = {f"{name}.weight": torch.from_numpy(values).to(torch.bfloat16) for name, _, values in model()}
-torch.save(state, out / "wide.bin")
-with zipfile.ZipFile(out / "wide.bin") as archive:
-    (out / "wide.pkl").write_bytes(archive.read("wide/data.pkl"))
-(out / "wide.bin").unlink()
+def main():
+    library, out = load_library(sys.argv[1]), Path(sys.argv[2])
+
+    def put(name, kinds, tuned=False):
+        tensors = ((new, values) for _, new, values in model(tuned))
+        write(library, out / name, tensors, kinds, (LAYERS, HIDDEN, HEADS, HEADS, HEAD_DIM, MLP))
+
+    put("f16.gguf", one(T.F16, T.F16))
+    raw = (out / "f16.gguf").read_bytes()
+    n_values = sum(values.size * (4 if values.ndim == 1 else 2) for _, _, values in model())
+    (out / "f16.gguf.head").write_bytes(raw[: len(raw) - n_values])
+    (out / "f16.gguf").unlink()
+    for name, tuned in [("", False), ("-tuned", True)]:
+        put(f"q4_k_m{name}.gguf", q4_k_m, tuned)
+        put(f"q2_k{name}.gguf", one(T.Q2_K, T.Q4_0), tuned)
+        put(f"iq4_xs{name}.gguf", one(T.IQ4_XS, T.Q5_0), tuned)
+    put("iq2_xxs.gguf", one(T.IQ2_XXS, T.Q4_0))
+    state = {f"{name}.weight": torch.from_numpy(values).to(torch.bfloat16) for name, _, values in model()}
+    torch.save(state, out / "wide.bin")
+    with zipfile.ZipFile(out / "wide.bin") as archive:
+        (out / "wide.pkl").write_bytes(archive.read("wide/data.pkl"))
+    (out / "wide.bin").unlink()
+
+
+if __name__ == "__main__":
+    main()

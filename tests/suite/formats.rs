@@ -2,7 +2,8 @@
 //!
 //! Packed files come from independent writers (`tests/scripts/make_formats.py`, `make_gguf_zoo.py`,
 //! `make_quantized.py`). The wide model is of numbers that the script computes as well, so that formats
-//! which hold every value whole are put together here, behind the head that the writer made.
+//! which hold every value whole are put together here, behind the head that the writer made. What was learned
+//! is kept through coarse codes is asked of a trained model (`tests/scripts/make_trained_formats.py`).
 
 use crate::audits::{compare, record, summary};
 use crate::support::safetensors_file::{Named, encode};
@@ -10,7 +11,7 @@ use crate::support::{quantized, zoo};
 use half::{bf16, f16};
 use modelkin::evidence::record::Detail;
 use modelkin::report::Report;
-use modelkin::verdict::Relation;
+use modelkin::verdict::{Relation, Strength};
 use ndarray::{ArrayD, IxDyn};
 use safetensors::Dtype;
 use serde_json::json;
@@ -270,5 +271,38 @@ fn a_tuned_model_in_another_format_is_a_quantized_copy_of_itself_alone() {
         println!("{name}, tuned: {}", summary(&report));
         assert_ne!(found, Relation::Quantized, "{name}: {}", summary(&report));
         assert_ne!(found, Relation::Independent, "{name}: {}", summary(&report));
+    }
+}
+
+#[test]
+fn a_trained_model_that_was_tuned_and_then_packed_is_derived_in_every_scheme() {
+    let reference = data("formats", "trained");
+    for name in ["q4_k_m", "iq4_xs", "q2_k", "iq2_xxs"] {
+        let file = reference.join(format!("{name}-tuned.gguf"));
+        for (a, b) in [(&reference, &file), (&file, &reference)] {
+            let (found, report) = relation(a, b);
+            assert_eq!(found, Relation::FineTuned, "{name}: {}", summary(&report));
+            let strength = report.finding.overall.strength;
+            assert_eq!(strength, Strength::ExtremelyStrong, "{name}");
+        }
+    }
+}
+
+#[test]
+fn codes_too_coarse_to_tell_a_copy_from_a_tuned_one_are_said_to_be_so() {
+    let reference = data("formats", "trained");
+    let packed = |name: &str| reference.join(format!("{name}.gguf"));
+    let (_, report) = relation(&reference, &packed("q2_k"));
+    assert_eq!(report.finding.overall.relation, Relation::Quantized);
+    for (a, b, in_candidate) in [
+        (&reference, &packed("iq2_xxs"), 1.0),
+        (&packed("iq2_xxs"), &reference, 0.0),
+        (&packed("q2_k"), &reference, 0.0),
+    ] {
+        let (found, report) = relation(a, b);
+        assert_eq!(found, Relation::Derived, "{}", summary(&report));
+        let steps = &report.finding.overall.operations;
+        assert_eq!(steps.len(), 1);
+        assert_eq!(steps[0].parameters["rounded_in_candidate"], in_candidate);
     }
 }
