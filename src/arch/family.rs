@@ -11,6 +11,10 @@ use super::role::RoleKind;
 pub enum Rule {
     /// The tensor is the role.
     One(RoleKind),
+    /// The vector is the role, or each row of it that of one head `[n_heads, head_dim]` (StableLM 2 12B).
+    OneOrEachHead(RoleKind),
+    /// The norm before attention; before the MLP where config states two of parallel blocks (Falcon 40B).
+    AttentionOrMlpNorm,
     /// Rows are q, then k, then v.
     QkvBlocks,
     /// Rows are, head by head, q k v of that head (GPT-NeoX, BLOOM).

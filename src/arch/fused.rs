@@ -18,22 +18,27 @@ pub(super) struct Heads {
     pub n_kv_heads: Option<usize>,
     pub head_dim: Option<usize>,
     pub intermediate_size: Option<usize>,
+    /// Parallel blocks have a norm each (Falcon 40B).
+    pub two_parallel_norms: bool,
     /// Stacked experts are stored `[n_experts, in, out]` (GPT-OSS, Llama 4), which no rule reads yet.
     pub transposed_experts: bool,
 }
 
+/// Whether it is Falcon's new decoder, which was first published without the flag that says so.
+fn is_new_falcon(config: Option<&Value>) -> bool {
+    let value = |key: &str| config.and_then(|c| c.get(key));
+    let is_40b = value("model_type") == Some(&Value::from("RefinedWeb"));
+    let flag = value("new_decoder_architecture").and_then(Value::as_bool);
+    flag.unwrap_or(is_40b)
+}
+
 /// Key and value heads of Falcon: the new decoder states them, of the old ones some have one for all.
 fn falcon_kv_heads(config: Option<&Value>, n_heads: Option<usize>) -> Option<usize> {
-    let flag = |key: &str, default: bool| {
-        let value = config.and_then(|c| c.get(key)).and_then(Value::as_bool);
-        value.unwrap_or(default)
-    };
+    let multi_query = config.and_then(|c| c.get("multi_query"));
     let stated = number(config, &["num_kv_heads", "n_head_kv"]);
-    // First published without the flag that says so.
-    let is_40b = config.and_then(|c| c.get("model_type")) == Some(&Value::from("RefinedWeb"));
-    if flag("new_decoder_architecture", is_40b) {
+    if is_new_falcon(config) {
         stated.or(n_heads)
-    } else if flag("multi_query", true) {
+    } else if multi_query.and_then(Value::as_bool).unwrap_or(true) {
         Some(1)
     } else {
         n_heads
@@ -45,9 +50,11 @@ impl Heads {
         let n_heads = number(config, &["num_attention_heads", "n_head", "num_heads"]);
         let model_type = config.and_then(|c| c.get("model_type"));
         let model_type = model_type.and_then(Value::as_str).unwrap_or_default();
-        let n_kv_heads = match model_type {
-            "falcon" | "RefinedWeb" | "RefinedWebModel" => falcon_kv_heads(config, n_heads),
-            _ => number(config, &["num_key_value_heads"]).or(n_heads),
+        let is_falcon = ["falcon", "RefinedWeb", "RefinedWebModel"].contains(&model_type);
+        let n_norms = number(config, &["num_ln_in_parallel_attn"]).unwrap_or(2);
+        let n_kv_heads = match is_falcon {
+            true => falcon_kv_heads(config, n_heads),
+            false => number(config, &["num_key_value_heads"]).or(n_heads),
         };
         Self {
             n_heads,
@@ -55,6 +62,7 @@ impl Heads {
             transposed_experts: ["gpt_oss", "llama4_text", "llama4"].contains(&model_type),
             head_dim: number(config, &["head_dim"]),
             intermediate_size: number(config, &["intermediate_size"]),
+            two_parallel_norms: is_falcon && is_new_falcon(config) && n_norms == 2,
         }
     }
 }

@@ -18,7 +18,8 @@ pub const GGUF: Family = Family {
     plus_one_model_types: &[],
     transposed: false,
     in_layer: &[
-        ("attn_norm", Rule::One(K::AttentionNorm)),
+        ("attn_norm", Rule::AttentionOrMlpNorm),
+        ("attn_norm_2", Rule::One(K::AttentionNorm)),
         ("attn_q", Rule::One(K::Query)),
         ("attn_k", Rule::One(K::Key)),
         ("attn_v", Rule::One(K::Value)),
@@ -29,8 +30,8 @@ pub const GGUF: Family = Family {
         ("attn_kv_a_mqa", Rule::One(K::KvDown)),
         ("attn_kv_a_norm", Rule::One(K::KvDownNorm)),
         ("attn_kv_b", Rule::One(K::KvUp)),
-        ("attn_q_norm", Rule::One(K::QueryNorm)),
-        ("attn_k_norm", Rule::One(K::KeyNorm)),
+        ("attn_q_norm", Rule::OneOrEachHead(K::QueryNorm)),
+        ("attn_k_norm", Rule::OneOrEachHead(K::KeyNorm)),
         ("attn_output", Rule::One(K::AttentionOutput)),
         ("attn_rot_embd", Rule::Ignored),
         // Divisors of rotary frequencies, which the config takes over.

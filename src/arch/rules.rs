@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 /// More experts in one layer than any published mixture has.
 const MAX_EXPERTS: usize = 4096;
+/// More heads in one layer than any published model has.
+const MAX_HEADS: usize = 4096;
 
 /// Names the roles of one tensor by its family's rule.
 pub(super) fn apply(
@@ -46,6 +48,9 @@ pub(super) fn apply(
                 Rule::One(RoleKind::Up)
             }
         }
+        Rule::AttentionOrMlpNorm if heads.two_parallel_norms => Rule::One(RoleKind::MlpNorm),
+        Rule::AttentionOrMlpNorm => Rule::One(RoleKind::AttentionNorm),
+        Rule::OneOrEachHead(kind) if tensor.shape().len() != 2 => Rule::One(kind),
         other => other,
     };
     match rule {
@@ -101,6 +106,12 @@ pub(super) fn apply(
             }
             roles.insert(role(kind), matrix);
         }
+        Rule::OneOrEachHead(kind) => {
+            for head in 0..matrix.n_rows().min(MAX_HEADS) {
+                let gains = Matrix::vector_of_stack(tensor.clone(), head)?;
+                roles.insert(role(kind).of_expert(Some(head as u32)), gains);
+            }
+        }
         Rule::GateUpBlocks => {
             let half = matrix.n_rows() / 2;
             if !matrix.n_rows().is_multiple_of(2) {
@@ -132,7 +143,7 @@ pub(super) fn apply(
                 None => {}
             }
         }
-        Rule::Ignored | Rule::UpOrGateUp => {}
+        Rule::Ignored | Rule::UpOrGateUp | Rule::AttentionOrMlpNorm => {}
     }
     Ok(())
 }

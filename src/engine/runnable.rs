@@ -15,8 +15,17 @@ const GGUF_TYPES: &[&str] = &[
     "gemma",
     "gemma2",
     "gemma3_text",
+    "phi",
     "phi3",
     "gpt2",
+    "gpt_neox",
+    "bloom",
+    "falcon",
+    "stablelm",
+    "internlm2",
+    "minicpm",
+    "olmo",
+    "olmo2",
 ];
 
 /// The language model of a checkpoint.

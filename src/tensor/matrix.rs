@@ -85,6 +85,25 @@ impl Matrix {
         })
     }
 
+    /// One row of a tensor `[n_slices, n]`, as a vector `[n, 1]`: gains of one head, for example.
+    ///
+    /// # Errors
+    /// When the tensor is no such stack, or has no such row.
+    pub fn vector_of_stack(tensor: Tensor, slice: usize) -> Result<Self, TensorError> {
+        let &[n_slices, n] = tensor.shape() else {
+            return Err(TensorError::shape(&tensor, "a stack of vectors"));
+        };
+        if slice >= n_slices || tensor.n_elements() == 0 {
+            return Err(TensorError::index(&tensor, slice, n_slices));
+        }
+        Ok(Self {
+            tensor,
+            stored: (n_slices * n, 1),
+            transposed: false,
+            rows: Rows::Range(slice * n..(slice + 1) * n),
+        })
+    }
+
     /// Rows become columns; a selection of rows made before is dropped.
     pub fn transposed(self) -> Self {
         let transposed = !self.transposed;

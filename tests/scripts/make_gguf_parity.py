@@ -2,7 +2,8 @@
 
 Names come from the `gguf` package's own map, metadata and changes of weights are those of llama.cpp's converter
 (https://github.com/ggml-org/llama.cpp, conversion/): queries and keys of Llama interleaved, 1 added to Gemma's
-gains, GPT-2's matrices turned, experts stacked, Llama 3.1's frequencies as divisors. Models are those of
+gains, GPT-2's matrices turned, experts stacked, Llama 3.1's frequencies as divisors, q, k and v of GPT-NeoX,
+BLOOM and Falcon one after the other, those of InternLM2 apart, gains of StableLM's heads stacked. Models are those of
 tests/parity with the changes below, where GGUF cannot say what a case says.
 
     pip install gguf==0.19.0 torch transformers safetensors
@@ -43,6 +44,20 @@ MODELS = [
     ("phi3", MODEL_ARCH.PHI3, {}),
     ("phi3-longrope-long", MODEL_ARCH.PHI3, {}),
     ("gpt2", MODEL_ARCH.GPT2, {}),
+    # The converter states four times the width, whatever the MLP has.
+    ("phi2", MODEL_ARCH.PHI2, {"intermediate_size": 144}),
+    ("gpt-neox", MODEL_ARCH.GPTNEOX, {}),
+    ("gpt-neox-sequential", MODEL_ARCH.GPTNEOX, {}),
+    ("bloom", MODEL_ARCH.BLOOM, {}),
+    ("falcon-7b", MODEL_ARCH.FALCON, {}),
+    ("falcon-40b", MODEL_ARCH.FALCON, {"ffn_hidden_size": 144}),
+    ("stablelm", MODEL_ARCH.STABLELM, {}),
+    ("stablelm-qk", MODEL_ARCH.STABLELM, {}),
+    # Scaling by length is not written.
+    ("internlm2", MODEL_ARCH.INTERNLM2, {"rope_scaling": None}),
+    ("minicpm", MODEL_ARCH.MINICPM, {}),
+    ("olmo", MODEL_ARCH.OLMO, {}),
+    ("olmo2", MODEL_ARCH.OLMO2, {}),
 ]
 
 
@@ -68,8 +83,50 @@ def llama3_divisors(config, scaling, head_dim):
     return np.array(divisors, np.float32)
 
 
+def describe_older(writer, arch, config):
+    """Metadata of the architectures whose converters write every key on their own."""
+    hidden = config.get("hidden_size", config.get("n_embed"))
+    n_heads = config["num_attention_heads"]
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(config.get("num_hidden_layers", config.get("n_layer")))
+    writer.add_head_count(n_heads)
+    writer.add_layer_norm_eps(config.get("layer_norm_eps", config.get("layer_norm_epsilon")))
+    if arch == MODEL_ARCH.PHI2:
+        writer.add_context_length(config["max_position_embeddings"])
+        writer.add_feed_forward_length(4 * hidden)
+        writer.add_head_count_kv(n_heads)
+        writer.add_rope_dimension_count(int(config["partial_rotary_factor"] * hidden) // n_heads)
+        writer.add_add_bos_token(False)
+    if arch == MODEL_ARCH.GPTNEOX:
+        writer.add_context_length(config["max_position_embeddings"])
+        writer.add_feed_forward_length(config["intermediate_size"])
+        writer.add_rope_dimension_count(int(config["rotary_pct"] * (hidden // n_heads)))
+        writer.add_parallel_residual(config["use_parallel_residual"])
+    if arch == MODEL_ARCH.BLOOM:
+        writer.add_context_length(config["seq_length"])
+        writer.add_feed_forward_length(4 * hidden)
+        writer.add_head_count_kv(n_heads)
+    if arch == MODEL_ARCH.FALCON:
+        writer.add_context_length(2048)
+        writer.add_tensor_data_layout("jploski")
+        writer.add_feed_forward_length(4 * hidden)
+        writer.add_head_count_kv(config.get("num_kv_heads", 1))
+    if arch == MODEL_ARCH.STABLELM:
+        writer.add_context_length(config["max_position_embeddings"])
+        writer.add_feed_forward_length(config["intermediate_size"])
+        writer.add_rope_dimension_count(int(config["partial_rotary_factor"] * (hidden // n_heads)))
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        writer.add_parallel_residual(config["use_parallel_residual"])
+
+
+OLDER = (MODEL_ARCH.PHI2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.BLOOM, MODEL_ARCH.FALCON, MODEL_ARCH.STABLELM)
+
+
 def describe(writer, arch, config):
     """Metadata, as the converter of the architecture adds it."""
+    if arch in OLDER:
+        describe_older(writer, arch, config)
+        return
     if arch == MODEL_ARCH.GPT2:
         writer.add_block_count(config["n_layer"])
         writer.add_context_length(config["n_positions"])
@@ -86,7 +143,15 @@ def describe(writer, arch, config):
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(n_heads)
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if arch == MODEL_ARCH.OLMO:
+        writer.add_layer_norm_eps(1e-5)
+        writer.add_clamp_kqv(config["clip_qkv"])
+    else:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if arch == MODEL_ARCH.MINICPM:
+        writer.add_embedding_scale(float(config["scale_emb"]))
+        writer.add_residual_scale(config["scale_depth"] / config["num_hidden_layers"] ** 0.5)
+        writer.add_logit_scale(config["hidden_size"] / config["dim_model_base"])
     stated = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling") or stated
     if arch in (MODEL_ARCH.LLAMA, MODEL_ARCH.PHI3):
@@ -145,6 +210,39 @@ def stack_experts(tensors, n_experts):
     return stacked
 
 
+def apart(tensors, arch, config):
+    """Fused q, k and v as llama.cpp has them, and the gains of StableLM's heads in one tensor."""
+    changed = {}
+    n_heads = config.get("num_attention_heads")
+    for name, values in tensors.items():
+        if "query_key_value" in name:
+            if arch == MODEL_ARCH.FALCON:
+                n_kv = config.get("num_kv_heads", 1)
+                groups = values.reshape(n_kv, n_heads // n_kv + 2, -1, values.shape[-1])
+                parts = [groups[:, :-2], groups[:, -2:-1], groups[:, -1:]]
+            else:
+                heads = values.reshape(n_heads, 3, -1, *values.shape[1:])
+                parts = [heads[:, i] for i in range(3)]
+            changed[name] = np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
+        elif arch == MODEL_ARCH.INTERNLM2 and "wqkv" in name:
+            n_kv = config["num_key_value_heads"]
+            groups = values.reshape(n_kv, n_heads // n_kv + 2, -1, values.shape[-1])
+            q, k, v = (part.reshape(-1, values.shape[-1])
+                       for part in (groups[:, :-2], groups[:, -2], groups[:, -1]))
+            layer = name.split(".layers.")[1].split(".")[0]
+            changed[f"blk.{layer}.attn_q.weight"] = interleaved(q, n_heads)
+            changed[f"blk.{layer}.attn_k.weight"] = interleaved(k, n_kv)
+            changed[f"blk.{layer}.attn_v.weight"] = v
+        elif "_layernorm.norms." in name:
+            if ".norms.0." in name:
+                n = n_heads if ".q_layernorm." in name else config["num_key_value_heads"]
+                each = [tensors[name.replace(".norms.0.", f".norms.{i}.")] for i in range(n)]
+                changed[name.replace(".norms.0.", ".")] = np.stack(each)
+        else:
+            changed[name] = values
+    return changed
+
+
 def convert(folder, target, arch, config):
     tensors = {name: t.float().numpy() for name, t in load_file(folder / "model.safetensors").items()}
     n_experts = config.get("num_local_experts", config.get("num_experts", 0))
@@ -152,20 +250,21 @@ def convert(folder, target, arch, config):
     names = get_tensor_name_map(arch, n_layers)
     writer = GGUFWriter(target, {"LLAMA": "llama"}.get(arch.name, arch.name.lower()))
     describe(writer, arch, config)
-    for name, values in stack_experts(tensors, n_experts).items():
+    interleaves = arch in (MODEL_ARCH.LLAMA, MODEL_ARCH.MINICPM, MODEL_ARCH.OLMO)
+    for name, values in stack_experts(apart(tensors, arch, config), n_experts).items():
         is_gemma = arch in (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3)
         if name == "lm_head.weight" and is_gemma or name.endswith((".attn.bias", ".attn.masked_bias")):
             continue
         if is_gemma and name.endswith("norm.weight"):
             values = values + 1
-        if arch == MODEL_ARCH.LLAMA and ".q_proj." in name:
+        if interleaves and ".q_proj." in name:
             values = interleaved(values, config["num_attention_heads"])
-        if arch == MODEL_ARCH.LLAMA and ".k_proj." in name:
+        if interleaves and ".k_proj." in name:
             values = interleaved(values, config["num_key_value_heads"])
         if arch == MODEL_ARCH.GPT2 and name.endswith(
                 (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
             values = values.T.copy()
-        new = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        new = name if name.startswith("blk.") else names.get_name(name, try_suffixes=(".weight", ".bias"))
         if new is None:
             raise ValueError(f"{target.name}: the gguf package has no name for {name}")
         kind = GGMLQuantizationType.F32 if values.ndim == 1 or "_norm" in new else GGMLQuantizationType.BF16

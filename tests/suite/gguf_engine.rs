@@ -68,7 +68,7 @@ fn files_of_every_architecture_that_is_read_completely_compute_what_the_original
             }
         }
     }
-    assert_eq!(n_cases, 12);
+    assert_eq!(n_cases, 24);
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 

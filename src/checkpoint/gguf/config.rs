@@ -1,19 +1,21 @@
 //! What a GGUF file states of its architecture, in the keys of a `config.json`.
 
 use super::architectures::{
-    ARCHITECTURES, Architecture, HEADS, Key, LOCAL_EXPERTS, MLP, RMS, SIZES, Sizes, THETA,
+    ARCHITECTURES, Architecture, Facts, HEADS, Key, LOCAL_EXPERTS, MLP, RMS, SIZES, THETA,
 };
 use super::metadata::{Array, Metadata, Value};
 use crate::tensor::{DType, Tensor};
 use serde_json::{Map, json};
 use std::collections::BTreeSet;
 
-/// `model_type` of `transformers` where llama.cpp's word differs, of architectures that are not read completely.
-const MODEL_TYPES: &[(&str, &str)] = &[("gptneox", "gpt_neox")];
-/// What is read of those.
+/// What is read of architectures that are not read completely.
 const OTHERS: &[&[Key]] = &[SIZES, MLP, HEADS, RMS, THETA, LOCAL_EXPERTS];
 /// Metadata that changes no forward pass.
-const HARMLESS: &[&str] = &["vocab_size", "use_parallel_residual"];
+const HARMLESS: &[&str] = &["vocab_size"];
+/// Heads of keys and values.
+const KV_HEADS: &str = "attention.head_count_kv";
+/// How rows of fused tensors are laid out.
+const LAYOUT: &str = "tensor_data_layout";
 /// Divisors of rotary frequencies, as Llama 3.1 is stored.
 const ROTARY_FACTORS: &str = "rope_freqs.weight";
 /// The same for short and for long texts, as Phi-3 is stored.
@@ -33,7 +35,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A number, whole or not; one number per layer says the same as one number only where all are equal.
+    /// A number, whole or not, or a flag; one number per layer says the same as one number only where all are equal.
     fn number(&mut self, key: &str) -> Option<serde_json::Value> {
         let (name, value) = self
             .metadata
@@ -47,6 +49,7 @@ impl<'a> Reader<'a> {
                 .map(|n| json!(n)),
             Value::Whole(n) => u64::try_from(*n).ok().map(|n| json!(n)),
             Value::Float(number) => Some(json!(number)),
+            Value::Bool(flag) => Some(json!(flag)),
             _ => None,
         }?;
         self.read.insert(name);
@@ -63,13 +66,13 @@ impl<'a> Reader<'a> {
         Some(text)
     }
 
-    /// Keys that nothing read.
-    fn unread(&self) -> Vec<String> {
+    /// Keys that nothing read, without those that are said to change nothing.
+    fn unread(&self, harmless: &[&str]) -> Vec<String> {
         let keys = self.metadata.entries.keys();
         let keys = keys.filter(|key| !self.read.contains(key.as_str()));
         let keys = keys.filter_map(|key| key.strip_prefix(&self.prefix));
         let mut unread: Vec<String> = keys
-            .filter(|key| !HARMLESS.contains(key))
+            .filter(|key| !HARMLESS.contains(key) && !harmless.contains(key))
             .map(str::to_owned)
             .collect();
         unread.sort();
@@ -85,14 +88,13 @@ pub(super) fn config<'a>(
 ) -> Option<serde_json::Value> {
     let name = metadata.text("general.architecture")?;
     let known = ARCHITECTURES.iter().find(|known| known.name == name);
-    let other_name = MODEL_TYPES.iter().find(|(theirs, _)| *theirs == name);
     let mut reader = Reader {
         metadata,
         prefix: format!("{name}."),
         read: BTreeSet::new(),
     };
     let mut config = Map::new();
-    let model_type = other_name.map_or(name, |(_, ours)| ours);
+    let model_type = known.map_or(name, |known| known.model_type);
     config.insert("model_type".to_owned(), json!(model_type));
     for (ours, theirs) in known.map_or(OTHERS, |known| known.keys).concat() {
         if let Some(number) = reader.number(theirs) {
@@ -130,40 +132,60 @@ fn complete<'a>(
     let hidden_size = number(config, "hidden_size").unwrap_or(0);
     let n_heads = number(config, "num_attention_heads").unwrap_or(0);
     let whole = hidden_size.checked_div(n_heads).unwrap_or(0);
-    let sizes = Sizes {
+    let head_dim = number(config, "head_dim").unwrap_or(whole);
+    let facts = Facts {
         n_layers: number(config, "num_hidden_layers").unwrap_or(0),
         hidden_size,
         n_heads,
-        head_dim: number(config, "head_dim").unwrap_or(whole),
-        has_experts: number(config, "num_local_experts").is_some_and(|n| n > 0),
+        head_dim,
+        has: &|name| tensor(name).is_some(),
     };
-    for (key, value) in (known.unsaid)(&sizes) {
-        config.insert(key.to_owned(), value);
-    }
+    (known.unsaid)(&facts, config);
     if known.gains_with_one {
         config.insert("norm_gains_include_one".to_owned(), json!(true));
     }
     let mut left = Vec::new();
-    for key in ["attention.value_length", "attention.key_length"] {
-        let stated = reader.number(key).and_then(|n| n.as_u64());
-        if stated.is_some_and(|stated| stated != sizes.head_dim) {
+    let mut demand = |key: &str, is_so: &dyn Fn(&serde_json::Value) -> bool| {
+        if reader.number(key).is_some_and(|stated| !is_so(&stated)) {
             left.push(key.to_owned());
         }
+    };
+    for key in ["attention.value_length", "attention.key_length"] {
+        demand(key, &|stated| stated.as_u64() == Some(head_dim));
     }
-    if known.rotary {
-        config
-            .entry("rope_theta")
+    let keys = known.keys.concat();
+    if !keys.iter().any(|(_, theirs)| *theirs == KV_HEADS) {
+        demand(KV_HEADS, &|stated| stated.as_u64() == Some(n_heads));
+    }
+    for (key, value) in known.fixed {
+        // Metadata holds f32.
+        demand(key, &|stated| {
+            stated.as_f64().map(|stated| stated as f32) == Some(*value as f32)
+        });
+    }
+    if let Some(layout) = known.layout
+        && reader.text(LAYOUT).is_some_and(|stated| stated != layout)
+    {
+        left.push(LAYOUT.to_owned());
+    }
+    if let Some(rotary) = known.rotary {
+        let theta = config
+            .entry(rotary.theta)
             .or_insert_with(|| json!(DEFAULT_THETA));
+        if theta.is_null() {
+            left.push("rope.freq_base".to_owned());
+        }
         if let Some(rotated) = reader
             .number("rope.dimension_count")
             .and_then(|n| n.as_u64())
-            .filter(|rotated| *rotated != sizes.head_dim)
+            .filter(|rotated| rotary.part.is_some() || *rotated != head_dim)
         {
-            if known.name == "phi3" && sizes.head_dim > 0 {
-                let part = rotated as f64 / sizes.head_dim as f64;
-                config.insert("partial_rotary_factor".to_owned(), json!(part));
-            } else {
-                left.push("rope.dimension_count".to_owned());
+            match rotary.part {
+                Some(key) if head_dim > 0 => {
+                    let part = rotated as f64 / head_dim as f64;
+                    config.insert(key.to_owned(), json!(part));
+                }
+                _ => left.push("rope.dimension_count".to_owned()),
             }
         }
         match scaling(reader, tensor) {
@@ -174,7 +196,7 @@ fn complete<'a>(
             Err(key) => left.push(key.to_owned()),
         }
     }
-    left.extend(reader.unread());
+    left.extend(reader.unread(known.harmless));
     left
 }
 
@@ -258,5 +280,117 @@ pub(super) fn shown(value: &Value) -> String {
         Value::Array(Array::Floats(list)) => format!("{} numbers", list.len()),
         Value::Array(Array::Texts(list)) => format!("{} strings", list.len()),
         Value::Array(Array::Nested(n)) => format!("{n} arrays"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// The config of whole numbers, numbers and texts, of a file without tensors.
+    fn config_of(entries: &[(&str, Value)]) -> serde_json::Value {
+        let entries = entries
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.clone()));
+        let metadata = Metadata {
+            entries: entries.collect::<BTreeMap<_, _>>(),
+            notes: Vec::new(),
+        };
+        config(&metadata, &|_| None).expect("an architecture")
+    }
+
+    fn of(architecture: &str, entries: &[(&str, Value)]) -> serde_json::Value {
+        let name = Value::Text(architecture.to_owned());
+        let mut all = vec![("general.architecture", name)];
+        all.extend_from_slice(entries);
+        config_of(&all)
+    }
+
+    #[test]
+    fn metadata_that_no_forward_pass_is_known_for_is_named() {
+        for (architecture, key, value, is_known) in [
+            (
+                "olmo",
+                "attention.layer_norm_epsilon",
+                Value::Float(1e-5f32 as f64),
+                true,
+            ),
+            (
+                "olmo",
+                "attention.layer_norm_epsilon",
+                Value::Float(1e-6),
+                false,
+            ),
+            (
+                "falcon",
+                "tensor_data_layout",
+                Value::Text("jploski".to_owned()),
+                true,
+            ),
+            (
+                "falcon",
+                "tensor_data_layout",
+                Value::Text("other".to_owned()),
+                false,
+            ),
+            ("bloom", "attention.head_count_kv", Value::Whole(4), true),
+            ("bloom", "attention.head_count_kv", Value::Whole(2), false),
+            (
+                "internlm2",
+                "attention.max_alibi_bias",
+                Value::Float(8.0),
+                false,
+            ),
+        ] {
+            let entry = |key: &str| format!("{architecture}.{key}");
+            let (heads, kv, key_) = (
+                entry("attention.head_count"),
+                entry("attention.head_count_kv"),
+                entry(key),
+            );
+            let mut entries = vec![(heads.as_str(), Value::Whole(4))];
+            if architecture == "falcon" {
+                entries.push((kv.as_str(), Value::Whole(1)));
+            }
+            entries.push((key_.as_str(), value));
+            let config = of(architecture, &entries);
+            let unread = config.get("gguf_unread").map(ToString::to_string);
+            match is_known {
+                true => assert_eq!(unread, None, "{architecture}: {key}"),
+                false => assert!(
+                    unread.is_some_and(|u| u.contains(key)),
+                    "{architecture}: {key}"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_falcon_without_its_rotary_base_is_not_read_completely() {
+        let entries = |base: bool| {
+            let mut entries = vec![
+                ("falcon.attention.head_count", Value::Whole(32)),
+                ("falcon.attention.head_count_kv", Value::Whole(8)),
+            ];
+            if base {
+                entries.push(("falcon.rope.freq_base", Value::Float(500_042.0)));
+            }
+            of("falcon", &entries)
+        };
+        assert!(
+            entries(false)["gguf_unread"]
+                .to_string()
+                .contains("rope.freq_base")
+        );
+        assert_eq!(entries(true).get("gguf_unread"), None);
+    }
+
+    #[test]
+    fn factors_of_a_minicpm_of_before_they_were_written_are_those_of_the_first() {
+        let old = of("minicpm", &[("minicpm.block_count", Value::Whole(40))]);
+        assert_eq!(old["scale_emb"], 12.0);
+        assert_eq!(old["scale_depth"], 1.4);
+        assert_eq!(old["dim_model_base"], 256.0);
     }
 }
