@@ -26,6 +26,11 @@ pub(super) fn of_text(texts: &[&str]) -> String {
     hex(&digest.finalize())
 }
 
+/// SHA-256 of some bytes, lower-case hexadecimal.
+pub(super) fn of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 fn stream<D: Digest>(mut digest: D, source: &dyn ByteSource) -> io::Result<String> {
     source.for_each_block(&mut |block| digest.update(block))?;
     Ok(hex(&digest.finalize()))

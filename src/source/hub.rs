@@ -48,7 +48,7 @@ struct Lfs {
 }
 
 /// The hub's own rule: letters, digits, `-`, `_`, `.`; no `--`, no `..`; 96 characters in all.
-fn is_repository(name: &str) -> bool {
+pub(super) fn is_repository(name: &str) -> bool {
     let segments: Vec<&str> = name.split('/').collect();
     let good = |segment: &&str| {
         !segment.is_empty()
@@ -64,7 +64,7 @@ fn is_repository(name: &str) -> bool {
 }
 
 /// A git reference name that cannot leave the cache's folder or smuggle in a query.
-fn is_revision(revision: &str) -> bool {
+pub(super) fn is_revision(revision: &str) -> bool {
     !revision.is_empty()
         && revision.len() <= 255
         && !revision.contains("..")

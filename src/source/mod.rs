@@ -11,6 +11,8 @@ mod hub;
 mod lfs;
 mod local;
 mod model_ref;
+mod modelscope;
+mod registry;
 mod remote;
 mod settings;
 mod url;
@@ -122,7 +124,12 @@ pub(crate) trait Source: Sync {
 }
 
 /// All kinds of places but this machine. The first one is also meant by a name without a prefix.
-pub(crate) static SOURCES: &[&dyn Source] = &[&hub::HubSource, &url::UrlSource];
+pub(crate) static SOURCES: &[&dyn Source] = &[
+    &hub::HubSource,
+    &url::UrlSource,
+    &registry::RegistrySource,
+    &modelscope::ModelScopeSource,
+];
 
 /// The source with an id.
 fn source_of(id: &str) -> Option<&'static dyn Source> {
@@ -201,7 +208,8 @@ pub fn is_needed(path: &str) -> bool {
 }
 
 /// Names of the GGUF models among paths, parts of one series counted once: a repository often holds
-/// one model at a dozen precisions. Towers for pictures (`mmproj`) are no models.
+/// one model at a dozen precisions. Towers for pictures (`mmproj`) and adapters beside a model are no
+/// models.
 fn gguf_models<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
     let models = paths.into_iter().filter_map(|path| {
         let stem = path.strip_suffix(".gguf")?;
@@ -210,7 +218,8 @@ fn gguf_models<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str
             .and_then(|(rest, _)| rest.rsplit_once('-'));
         Some(series.map_or(stem, |(name, _)| name))
     });
-    models.filter(|name| !name.starts_with("mmproj")).collect()
+    let is_addition = |name: &str| name.starts_with("mmproj") || name.starts_with("adapter");
+    models.filter(|name| !is_addition(name)).collect()
 }
 
 /// The files of a model that an audit reads, of all its `paths`, in their order: those that are
@@ -267,12 +276,13 @@ mod tests {
     }
 
     #[test]
-    fn a_series_is_one_gguf_model_and_a_tower_is_none() {
+    fn a_series_is_one_gguf_model_and_a_tower_or_an_adapter_is_none() {
         let models = gguf_models([
             "m-Q8_0.gguf",
             "m-F16-00001-of-00002.gguf",
             "m-F16-00002-of-00002.gguf",
             "mmproj-m.gguf",
+            "adapter.gguf",
             "config.json",
         ]);
         assert_eq!(models, BTreeSet::from(["m-F16", "m-Q8_0"]));

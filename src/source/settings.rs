@@ -6,6 +6,10 @@ use std::time::Duration;
 
 /// The public hub.
 const ENDPOINT: &str = "https://huggingface.co";
+/// The public ModelScope.
+const MODELSCOPE: &str = "https://www.modelscope.cn";
+/// The public registry of Ollama.
+const OLLAMA_REGISTRY: &str = "https://registry.ollama.ai";
 
 /// How to reach the hub and where to keep what it sends.
 #[derive(Clone)]
@@ -20,6 +24,15 @@ pub struct FetchOptions {
     /// Folder for blocks of files that are read in parts (`MODELKIN_BLOCKS`, else `modelkin/blocks` in
     /// the user's cache).
     pub blocks: PathBuf,
+    /// Address of ModelScope, without a final slash (`MODELSCOPE_ENDPOINT`, else `MODELSCOPE_DOMAIN`).
+    pub modelscope_endpoint: String,
+    /// Sent to ModelScope and to no one else (`MODELSCOPE_API_TOKEN`).
+    pub modelscope_token: Option<String>,
+    /// Address of the registry that `ollama:name` means (`MODELKIN_OLLAMA_REGISTRY`), without a final
+    /// slash.
+    pub ollama_registry: String,
+    /// Folder in which Ollama keeps models on this machine (`OLLAMA_MODELS`, else `~/.ollama/models`).
+    pub ollama_models: PathBuf,
     /// Leave weights on the hub and read what is asked for, instead of downloading whole files. What is
     /// in the cache is used either way.
     pub in_parts: bool,
@@ -94,6 +107,14 @@ fn expanded(path: &str, home: &Path, lookup: &dyn Fn(&str) -> Option<String>) ->
     PathBuf::from(text)
 }
 
+/// A bare host is behind https, as ModelScope's own client reads it.
+fn with_scheme(address: String) -> String {
+    match address.contains("://") {
+        true => address,
+        false => format!("https://{address}"),
+    }
+}
+
 impl FetchOptions {
     /// From variables that `lookup` knows.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Self {
@@ -119,14 +140,24 @@ impl FetchOptions {
                     std::fs::read_to_string(file).ok().and_then(clean)
                 }),
         };
-        let endpoint = lookup("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
+        let address = |name: &str, public: &str| {
+            let address = lookup(name).unwrap_or_else(|| public.to_owned());
+            address.trim_end_matches('/').to_owned()
+        };
         Self {
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            endpoint: address("HF_ENDPOINT", ENDPOINT),
             cache,
             downloads: path("MODELKIN_DOWNLOADS")
                 .unwrap_or_else(|| user_cache.join("modelkin").join("downloads")),
             blocks: path("MODELKIN_BLOCKS")
                 .unwrap_or_else(|| user_cache.join("modelkin").join("blocks")),
+            modelscope_endpoint: with_scheme(match lookup("MODELSCOPE_ENDPOINT") {
+                Some(_) => address("MODELSCOPE_ENDPOINT", MODELSCOPE),
+                None => address("MODELSCOPE_DOMAIN", MODELSCOPE),
+            }),
+            modelscope_token: lookup("MODELSCOPE_API_TOKEN").and_then(clean),
+            ollama_registry: address("MODELKIN_OLLAMA_REGISTRY", OLLAMA_REGISTRY),
+            ollama_models: path("OLLAMA_MODELS").unwrap_or_else(|| home.join(".ollama/models")),
             in_parts: false,
             token,
             // The second is asked only where the first says nothing: `HF_HUB_OFFLINE=0` is an answer.

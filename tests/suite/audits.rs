@@ -88,6 +88,23 @@ pub fn compare_added(reference: &Path, candidate: &Path, bases: &[Option<PathBuf
         .unwrap_or_else(|error| panic!("{}: {error}", candidate.display()))
 }
 
+/// The audit with all tests of two models by their names, wherever they are.
+pub fn compare_named(fetch: FetchOptions, reference: &str, candidate: &str) -> Report {
+    let all = evidence::TESTS.iter().map(|test| test.spec.id.to_owned());
+    let request = Request {
+        reference: reference.parse().expect("a model's name"),
+        candidate: candidate.parse().expect("a model's name"),
+        bases: [None, None],
+        settings: Settings::default(),
+        fetch,
+        tests: all.collect(),
+        device: "cpu".to_owned(),
+        budget_bytes: None,
+        command: vec!["modelkin".to_owned(), "compare".to_owned()],
+    };
+    audit::compare(&request, &Unwatched).unwrap_or_else(|error| panic!("{candidate}: {error}"))
+}
+
 /// The record of a test of the backbone, or of the whole model.
 pub fn record<'a>(report: &'a Report, test: &str) -> &'a TestRecord {
     report

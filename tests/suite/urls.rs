@@ -46,7 +46,7 @@ pub fn content(n_bytes: u32, seed: u32) -> Vec<u8> {
 }
 
 /// Files below a folder that are no links: what was downloaded, and not given up.
-fn blobs(folder: &Path) -> Vec<String> {
+pub fn blobs(folder: &Path) -> Vec<String> {
     let tree = crate::hub::tree(folder);
     let names = tree.into_iter().map(|(name, _)| name);
     names.filter(|name| name.contains("blobs/")).collect()

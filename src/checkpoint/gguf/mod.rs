@@ -104,19 +104,23 @@ fn choose<'a>(
             .or_default()
             .insert(number, file);
     }
-    // A tower for pictures is published beside the language model that it serves.
-    let is_projector = |name: &str| {
-        name.rsplit('/')
-            .next()
-            .unwrap_or(name)
-            .starts_with("mmproj")
+    // A tower for pictures is published beside the language model that it serves, and an adapter beside
+    // the model that it changes.
+    let begins = |name: &str, with: &str| {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        file.starts_with(with)
     };
-    if models.keys().any(|(name, _)| !is_projector(name)) {
+    let is_addition = |name: &str| begins(name, "mmproj") || begins(name, "adapter");
+    if models.keys().any(|(name, _)| !is_addition(name)) {
         models.retain(|(name, _), _| {
-            let keep = !is_projector(name);
+            let keep = !is_addition(name);
             if !keep {
+                let what = match begins(name, "adapter") {
+                    true => " (an adapter, which changes the model when it runs)",
+                    false => "",
+                };
                 checkpoint.notes.push(format!(
-                    "{} was digested and not examined; name it alone to examine it",
+                    "{}{what} was digested and not examined; name it alone to examine it",
                     short(name)
                 ));
             }

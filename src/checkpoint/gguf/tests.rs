@@ -376,9 +376,11 @@ fn a_split_model_is_read_whole_or_not_at_all() {
         let message = files(&parts).unwrap_err().to_string();
         assert!(message.contains(told), "{message}");
     }
-    let beside = files(&[("a.gguf", llama()), ("mmproj-a.gguf", llama())]).unwrap();
-    assert_eq!(beside.tensors.len(), 3);
-    assert!(beside.notes[0].contains("mmproj"), "{:?}", beside.notes);
+    for (addition, told) in [("mmproj-a.gguf", "mmproj"), ("adapter.gguf", "an adapter")] {
+        let beside = files(&[("model.gguf", llama()), (addition, llama())]).unwrap();
+        assert_eq!(beside.tensors.len(), 3);
+        assert!(beside.notes[0].contains(told), "{:?}", beside.notes);
+    }
 }
 
 /// A small generator, so that the mutations are the same everywhere.
