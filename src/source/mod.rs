@@ -1,9 +1,10 @@
 //! Where models come from: a [`ModelRef`] becomes a [`Snapshot`] of files on this machine.
 //!
-//! The only module that talks to a network. Each kind of source is one file and one entry in
-//! [`SOURCES`]; it decides which files an audit needs ([`is_needed`]) and hands them over complete and
+//! The only module that talks to a network. Each kind of source is one file (or folder) and one entry
+//! in [`SOURCES`]; it decides which files an audit needs ([`is_needed`]) and hands them over complete and
 //! verified, or not at all. It does not look into them. Folders and files of this machine are `local`.
 
+mod buckets;
 pub mod bytes;
 pub mod digest;
 mod error;
@@ -17,6 +18,7 @@ mod remote;
 mod settings;
 mod url;
 
+pub use buckets::{BucketOptions, Keys, Secret};
 pub use error::SourceError;
 pub use model_ref::{ModelRef, ModelRefError};
 pub use settings::FetchOptions;
@@ -129,6 +131,7 @@ pub(crate) static SOURCES: &[&dyn Source] = &[
     &url::UrlSource,
     &registry::RegistrySource,
     &modelscope::ModelScopeSource,
+    &buckets::BucketSource,
 ];
 
 /// The source with an id.

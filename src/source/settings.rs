@@ -1,6 +1,7 @@
 //! How to reach servers and where what they send is kept; for the hub, as `huggingface_hub` reads it from the environment:
 //! what other tools downloaded is then found, and what we download they find.
 
+use super::buckets::BucketOptions;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct FetchOptions {
     /// Folder for blocks of files that are read in parts (`MODELKIN_BLOCKS`, else `modelkin/blocks` in
     /// the user's cache).
     pub blocks: PathBuf,
+    /// How to reach object stores.
+    pub buckets: BucketOptions,
     /// Address of ModelScope, without a final slash (`MODELSCOPE_ENDPOINT`, else `MODELSCOPE_DOMAIN`).
     pub modelscope_endpoint: String,
     /// Sent to ModelScope and to no one else (`MODELSCOPE_API_TOKEN`).
@@ -151,6 +154,7 @@ impl FetchOptions {
                 .unwrap_or_else(|| user_cache.join("modelkin").join("downloads")),
             blocks: path("MODELKIN_BLOCKS")
                 .unwrap_or_else(|| user_cache.join("modelkin").join("blocks")),
+            buckets: BucketOptions::from_lookup(lookup),
             modelscope_endpoint: with_scheme(match lookup("MODELSCOPE_ENDPOINT") {
                 Some(_) => address("MODELSCOPE_ENDPOINT", MODELSCOPE),
                 None => address("MODELSCOPE_DOMAIN", MODELSCOPE),

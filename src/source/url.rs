@@ -167,7 +167,7 @@ struct Site {
 }
 
 /// The files of a numbered series (`name-00001-of-00003.gguf`), or the one file.
-fn series(file: &str) -> Vec<String> {
+pub(super) fn series(file: &str) -> Vec<String> {
     let parts = || {
         let (stem, extension) = file.rsplit_once('.')?;
         let (rest, n) = stem.rsplit_once("-of-")?;

@@ -5,6 +5,7 @@ mod architecture;
 mod architectures;
 mod arrays;
 mod audits;
+mod buckets;
 mod cli;
 mod cli_engine;
 mod contract;

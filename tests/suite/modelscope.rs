@@ -183,24 +183,28 @@ fn a_file_without_a_digest_is_downloaded_whole_and_called_unverified() {
 #[test]
 fn a_list_that_is_cut_off_is_asked_for_again_without_folders() {
     let held = files(&[("config.json", b"{}"), ("model.safetensors", b"weights")]);
+    // Made beforehand: a busy machine must still answer in time.
+    let cut_off = |folder: &str| {
+        let of = |i| entry(&format!("{folder}{i}.png"), b"");
+        list(&(0..3000).map(of).collect::<Vec<Value>>())
+    };
+    let (below, at_top) = (cut_off("logs/"), cut_off(""));
     let server = WebServer::start(move |asked| {
         match asked.path() == LIST && query(asked, "Recursive") == "True" {
-            true => {
-                let of = |i| entry(&format!("logs/{i}.png"), b"");
-                list(&(0..3000).map(of).collect::<Vec<Value>>())
-            }
+            true => below.clone(),
             false => answer(asked, &held),
         }
     });
     let kept = tempfile::tempdir().unwrap();
-    let snapshot = resolve(NAME, &of(&server, kept.path())).unwrap();
+    let patient = |server: &WebServer| FetchOptions {
+        stall: Duration::from_secs(10),
+        ..of(server, kept.path())
+    };
+    let snapshot = resolve(NAME, &patient(&server)).unwrap();
     assert_eq!(paths(&snapshot), ["config.json", "model.safetensors"]);
     // What has as many files at its top is cut off there, too.
-    let server = WebServer::start(|_| {
-        let of = |i| entry(&format!("{i}.png"), b"");
-        list(&(0..3000).map(of).collect::<Vec<Value>>())
-    });
-    let error = resolve(NAME, &of(&server, kept.path())).unwrap_err();
+    let server = WebServer::start(move |_| at_top.clone());
+    let error = resolve(NAME, &patient(&server)).unwrap_err();
     assert!(error.to_string().contains("cut off"), "{error}");
 }
 
