@@ -15,8 +15,9 @@ use std::time::Instant;
 
 /// Audit two models: is the candidate derived from the reference?
 ///
-/// A model is a folder, a file, `org/name[@revision]` on the hub (`hf:org/name@revision` in full), or an
-/// address (`https://…`).
+/// A model is a folder, a file, `org/name[@revision]` on the hub (`hf:org/name@revision` in full), an
+/// address (`https://…`), or a model of a registry (`ollama:`, `oci:`), of ModelScope (`modelscope:`) or in
+/// an object store (`s3://`, `gs://`, `az://`).
 /// The page goes to standard output, progress and log lines to standard error.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -105,7 +105,7 @@ pub enum SourceError {
     },
     /// The server asked to slow down, again and again.
     #[error(
-        "{url}: the server still limits the rate after {attempts} attempts over {waited:?}; try again later, or set HF_TOKEN for a higher limit"
+        "{url}: the server still limits the rate after {attempts} attempts over {waited:?}; try again later, or, on the hub, set HF_TOKEN for a higher limit"
     )]
     RateLimited {
         /// What was asked for.
@@ -158,7 +158,7 @@ pub enum SourceError {
         cache: PathBuf,
     },
     /// The cache's disk is full.
-    #[error("{}: the disk is full; what was fetched is kept, free some space and run the command again, or set HF_HUB_CACHE to a larger disk", path.display())]
+    #[error("{}: the disk is full; what was fetched is kept, free some space and run the command again, or set HF_HUB_CACHE (for sources other than the hub MODELKIN_DOWNLOADS) to a larger disk", path.display())]
     DiskFull {
         /// The file being written.
         path: PathBuf,

@@ -391,6 +391,18 @@ fn a_refusal_names_the_variables_and_shows_no_secret() {
 }
 
 #[test]
+fn a_store_that_keeps_failing_is_named_once() {
+    let server = WebServer::start(|_| Answer::new(503, "<Error><Code>SlowDown</Code></Error>"));
+    let kept = tempfile::tempdir().unwrap();
+    let error = resolve(NAME, &at(&server, kept.path())).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.starts_with("s3://bucket/models/a b: failed 6 times"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_bucket_in_another_region_is_asked_for_there_once() {
     let held = objects(&[("m.gguf", b"weights")]);
     let server = WebServer::start(move |asked| {

@@ -130,10 +130,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn lists_are_read_as_the_stores_document_them() {
-        // The examples of the API references, shortened.
-        let s3_list = br#"<?xml version="1.0" encoding="UTF-8"?>
+    /// The examples of the API references, shortened.
+    const S3_LIST: &[u8] = br#"<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix/>
 <NextContinuationToken>1ueGcxLPRx1Tr/XYExHnhbYLgveDs2J/wm36Hy4vbOwM=</NextContinuationToken>
 <KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>true</IsTruncated>
@@ -141,8 +139,17 @@ mod tests {
 <ETag>"70ee1738b6b21e2c8a43f3a5ab0eee71"</ETag><Size>11</Size><StorageClass>STANDARD</StorageClass>
 </Contents><Contents><Key>m.gguf</Key><ETag>&quot;x-2&quot;</ETag><Size>434234</Size></Contents>
 </ListBucketResult>"#;
+    const AZURE_LIST: &str = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?>
+<EnumerationResults ServiceEndpoint=\"https://a.blob.core.windows.net/\" ContainerName=\"c\">
+<Prefix>p</Prefix><Blobs><Blob><Name>p/m.gguf</Name><Properties>
+<Creation-Time>Mon, 01 Jan 2024 00:00:00 GMT</Creation-Time><Etag>0x8CBFF45D8A29A19</Etag>
+<Content-Length>100</Content-Length><BlobType>BlockBlob</BlobType></Properties></Blob></Blobs>
+<NextMarker /></EnumerationResults>";
+
+    #[test]
+    fn lists_are_read_as_the_stores_document_them() {
         assert_eq!(
-            s3(s3_list).unwrap(),
+            s3(S3_LIST).unwrap(),
             Page {
                 objects: vec![
                     object("a & b.json", 11, "\"70ee1738b6b21e2c8a43f3a5ab0eee71\""),
@@ -151,14 +158,8 @@ mod tests {
                 next: Some("1ueGcxLPRx1Tr/XYExHnhbYLgveDs2J/wm36Hy4vbOwM=".to_owned()),
             }
         );
-        let azure_list = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?>
-<EnumerationResults ServiceEndpoint=\"https://a.blob.core.windows.net/\" ContainerName=\"c\">
-<Prefix>p</Prefix><Blobs><Blob><Name>p/m.gguf</Name><Properties>
-<Creation-Time>Mon, 01 Jan 2024 00:00:00 GMT</Creation-Time><Etag>0x8CBFF45D8A29A19</Etag>
-<Content-Length>100</Content-Length><BlobType>BlockBlob</BlobType></Properties></Blob></Blobs>
-<NextMarker /></EnumerationResults>";
         assert_eq!(
-            azure(azure_list.as_bytes()).unwrap(),
+            azure(AZURE_LIST.as_bytes()).unwrap(),
             Page {
                 objects: vec![object("p/m.gguf", 100, "\"0x8CBFF45D8A29A19\"")],
                 next: None,
@@ -186,5 +187,26 @@ mod tests {
         assert!(s3(&[0xff, 0xfe]).is_err());
         let deep = "<a>".repeat(1_000_000);
         assert!(s3(deep.as_bytes()).is_err() && azure(deep.as_bytes()).is_err());
+    }
+    #[test]
+    fn no_change_of_a_list_makes_a_parser_panic_or_invents_an_object() {
+        for (list, is_s3) in [(S3_LIST, true), (AZURE_LIST.as_bytes(), false)] {
+            let read = |bytes: &[u8]| match is_s3 {
+                true => s3(bytes),
+                false => azure(bytes),
+            };
+            let n_objects = read(list).unwrap().objects.len();
+            for at in 0..list.len() {
+                for byte in [b'<', b'>', b'&', b'/', b'"', 0, 0xff] {
+                    let mut changed = list.to_vec();
+                    changed[at] = byte;
+                    if let Ok(page) = read(&changed) {
+                        assert!(page.objects.len() <= n_objects);
+                    }
+                }
+                // Cut off before its last mark, a list is none.
+                assert!(read(&list[..at]).is_err(), "{at}");
+            }
+        }
     }
 }

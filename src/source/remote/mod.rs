@@ -198,7 +198,11 @@ impl Published<'_> {
             .build()
             .map_err(|e| SourceError::io(self.kept_in, e))?;
         let remote = (self.connect)()?;
-        let what = format!("{}/{}", remote.endpoint(), self.name);
+        let what = match self.name.contains("://") {
+            // An address says itself where it is.
+            true => self.name.to_owned(),
+            false => format!("{}/{}", remote.endpoint(), self.name),
+        };
         let mut attempts = Attempts::new(options, what);
         let listing = runtime.block_on(async {
             loop {
