@@ -68,7 +68,8 @@ pub struct Component {
     pub basis: RoleBasis,
     /// Roles and where they are stored.
     pub roles: BTreeMap<Role, Matrix>,
-    /// All tensors, those without a role included, in file order.
+    /// All tensors, those without a role included, in file order. What the family knows to be no weight
+    /// (masks, rotary frequencies) is not among them: files of one model have it or not.
     pub tensors: Vec<Tensor>,
     /// Tensors that a budget leaves out: they are there, and nothing may be said of them.
     pub n_left_out: usize,

@@ -124,33 +124,39 @@ fn precedes_expert(segments: &[&str]) -> bool {
     }
 }
 
-/// Tensors of a component that have no role and are not known to be of no use: an engine that leaves them
-/// out may compute something else. Layers from number `n_layers` on do not count.
+/// Whether a family knows a tensor to be no weight: a buffer, or a copy of what the config says.
+fn is_buffer(family: &Family, name: &str) -> bool {
+    let ignored = family.in_layer.iter();
+    let mut ignored = ignored.filter(|(_, rule)| *rule == Rule::Ignored);
+    match member(0, name) {
+        // Outside of the layers, whole names count: GGUF's divisors of rotary frequencies.
+        None => {
+            let whole = name.strip_suffix(".weight").unwrap_or(name);
+            ignored.any(|(stem, _)| *stem == whole)
+        }
+        // A mask that is called `bias` is no bias: the whole name counts too.
+        Some((_, member)) => ignored.any(|(stem, _)| {
+            *stem == member.stem
+                || (member.part == Part::Bias && stem.strip_suffix(".bias") == Some(&*member.stem))
+        }),
+    }
+}
+
+fn family_of(component: &Component) -> Option<&'static Family> {
+    ARCHITECTURES.iter().find(|f| f.id == component.family)
+}
+
+/// Tensors of a component that have no role: an engine that leaves them out may compute something else.
+/// Layers from number `n_layers` on do not count.
 pub fn without_role(component: &Component, n_layers: u32) -> Vec<&Tensor> {
     let named: BTreeSet<&str> = component
         .roles
         .values()
         .map(|matrix| matrix.tensor().name())
         .collect();
-    let family = ARCHITECTURES.iter().find(|f| f.id == component.family);
     let known = |name: &str| {
-        let Some((_, member)) = member(0, name) else {
-            // Outside of the layers, whole names count: GGUF's divisors of rotary frequencies.
-            let whole = name.strip_suffix(".weight").unwrap_or(name);
-            return family.is_some_and(|family| {
-                let mut rules = family.in_layer.iter();
-                rules.any(|(stem, rule)| *rule == Rule::Ignored && *stem == whole)
-            });
-        };
-        let ignored = family.is_some_and(|family| {
-            let rules = family.in_layer.iter();
-            let mut ignored = rules.filter(|(_, rule)| *rule == Rule::Ignored);
-            // A mask that is called `bias` is no bias: the whole name counts too.
-            ignored.any(|(stem, _)| {
-                *stem == member.stem || stem.strip_suffix(".bias") == Some(&*member.stem)
-            })
-        });
-        ignored || name.starts_with(&component.prefix) && member.layer >= n_layers
+        let layer = member(0, name).map(|(_, member)| member.layer);
+        name.starts_with(&component.prefix) && layer.is_some_and(|layer| layer >= n_layers)
     };
     let tensors = component.tensors.iter();
     tensors
@@ -269,7 +275,9 @@ fn named_component(
         tensors: stack
             .members
             .iter()
-            .map(|m| tensors[m.tensor].clone())
+            .map(|m| &tensors[m.tensor])
+            .filter(|tensor| !is_buffer(family, tensor.name()))
+            .cloned()
             .collect(),
         n_layers: position.len() as u32,
         n_left_out: 0,
@@ -289,7 +297,7 @@ fn adopt_outside(
         let (stem, part) = stem_and_part(tensor.name());
         let mut best: Option<(usize, usize, RoleKind)> = None;
         for (c, component) in components.iter().enumerate() {
-            let Some(family) = ARCHITECTURES.iter().find(|f| f.id == component.family) else {
+            let Some(family) = family_of(component) else {
                 continue;
             };
             for parent in parents(&component.prefix) {
@@ -416,6 +424,8 @@ pub fn components(
     components
         .sort_by(|a, b| (a.kind, b.n_layers, &a.prefix).cmp(&(b.kind, a.n_layers, &b.prefix)));
     adopt_outside(&mut components, &mut outside, tensors)?;
+    let families: Vec<&Family> = components.iter().filter_map(family_of).collect();
+    outside.retain(|&i| !families.iter().any(|f| is_buffer(f, tensors[i].name())));
     infer::adopt_outside(&mut components, &mut outside, tensors)?;
 
     let pick = |indices: &[usize]| {

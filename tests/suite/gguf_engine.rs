@@ -1,5 +1,6 @@
 //! The engine computes of a GGUF file what transformers computes of the original: `tests/data/gguf/parity`.
 
+use crate::audits::{compare, summary};
 use crate::support::reference::{Reference, errors};
 use modelkin::arch::Model;
 use modelkin::arch::spec::ModelSpec;
@@ -7,6 +8,7 @@ use modelkin::audit::{self, Unwatched};
 use modelkin::engine::cpu::Cpu;
 use modelkin::engine::{Chunk, Decoder, Logits, Piece, Wanted};
 use modelkin::source::FetchOptions;
+use modelkin::verdict::Relation;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -81,4 +83,34 @@ fn a_config_beside_a_file_of_gemma_is_refused_since_its_gains_would_be_off_by_on
     fs::copy(config, beside.path().join("config.json")).unwrap();
     let error = logits(&open(beside.path()), &[3, 4]).unwrap_err();
     assert!(error.contains("move config.json away"), "{error}");
+}
+
+#[test]
+fn a_file_of_every_architecture_is_its_original_in_another_package() {
+    let originals = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/models");
+    // Others are of models with changed keys, or hold the 1 of Gemma's gains.
+    for name in [
+        "llama31",
+        "phi3",
+        "gpt2",
+        "gpt-neox",
+        "bloom",
+        "falcon-7b",
+        "stablelm",
+        "stablelm-qk",
+        "internlm2",
+        "minicpm",
+        "olmo",
+        "olmo2",
+    ] {
+        let file = folder().join(format!("{name}.gguf"));
+        let report = compare(&originals.join(name), &file);
+        let relation = report.finding.overall.relation;
+        assert_eq!(
+            relation,
+            Relation::Repackaged,
+            "{name}: {}",
+            summary(&report)
+        );
+    }
 }
