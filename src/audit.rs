@@ -1,14 +1,15 @@
 //! The whole pipeline, top to bottom:
 //! `ModelRef ×2 → Snapshot → Checkpoint → Model → Pair → [TestRecord] → Finding → Report`.
 
+mod within;
+
 use crate::arch::artefact::{Artefacts, FileEntry};
 use crate::arch::{Component, Model, RoleBasis};
 use crate::checkpoint::{self, Checkpoint, CheckpointFile};
-use crate::evidence::budget::{self, Chosen};
+use crate::evidence::budget;
 use crate::evidence::context::{Observer, Settings};
 use crate::evidence::pair::Pair;
-use crate::evidence::record::{Status, TestRecord};
-use crate::evidence::spec::Need;
+use crate::evidence::record::TestRecord;
 use crate::evidence::{self, layers};
 use crate::fingerprint::product::Products;
 use crate::report::{
@@ -19,6 +20,7 @@ use crate::source::{self, FetchOptions, ModelRef, Snapshot, digest};
 use crate::verdict;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Text files above this size are digested and not read.
@@ -88,6 +90,9 @@ pub enum AuditError {
     },
 }
 
+/// Says how many bytes were looked at so far.
+pub type BytesSeen = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// Watches an audit: where files are fetched and hashed, and which test is running.
 pub trait Watch: source::Progress + Observer {
     /// Hashing of `n_bytes` starts.
@@ -96,6 +101,10 @@ pub trait Watch: source::Progress + Observer {
     fn hashed(&self, n_bytes: u64);
     /// Hashing ended.
     fn hashing_ended(&self);
+    /// Weights that lie elsewhere are read within a budget; `n_seen` says how many bytes of them were.
+    fn reading_started(&self, budget_bytes: u64, n_seen: BytesSeen);
+    /// No more of them is read.
+    fn reading_ended(&self);
 }
 
 impl Observer for Unwatched {
@@ -107,6 +116,8 @@ impl Watch for Unwatched {
     fn hashing_started(&self, _: &str, _: u64) {}
     fn hashed(&self, _: u64) {}
     fn hashing_ended(&self) {}
+    fn reading_started(&self, _: u64, _: BytesSeen) {}
+    fn reading_ended(&self) {}
 }
 
 /// Audits two models.
@@ -139,19 +150,28 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
     let started = Instant::now();
     let chosen = request
         .budget_bytes
-        .map(|n| budget::choose(reference, candidate, n, &settings));
+        .map(|n| budget::choose(reference, candidate, n, &settings))
+        .transpose()
+        .map_err(evidence::context::EvidenceError::from)?;
     let [left, right] = match &chosen {
         Some(chosen) => [&chosen.reference, &chosen.candidate],
         None => [reference, candidate],
     };
+    let reading = request
+        .budget_bytes
+        .and_then(|n| within::Reading::watched(&opened, n, watch));
+    if chosen.is_some() {
+        within::fetch_ahead(request, &opened, [left, right])?;
+    }
     let pair = Pair::new(left, right, &settings)?;
     tracing::debug!("phase pairing: {:.2?}", started.elapsed());
     let selected = |id: &str| request.tests.iter().any(|test| test == id);
     let records: Vec<TestRecord> = evidence::run(&pair, &settings, &selected, as_observer(watch))
         .into_iter()
         .map(refuse_nan)
-        .map(|record| outside_the_budget(record, chosen.as_ref(), &selected))
+        .map(|record| within::outside_the_budget(record, chosen.as_ref(), &selected))
         .collect();
+    drop(reading);
     let finding = verdict::judge(&records);
     let mut sections = [
         opened[0].section(&request.reference),
@@ -164,12 +184,7 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
         ));
     }
     if let Some(chosen) = &chosen {
-        for (section, (kept, all, n_bytes)) in sections.iter_mut().zip(chosen.counts) {
-            section.notes.push(format!(
-                "of the weights {kept} of {all} tensors were looked at ({n_bytes} bytes): {}",
-                chosen.rule
-            ));
-        }
+        within::note(&mut sections, chosen);
     }
     let [reference_section, candidate_section] = sections;
     let deepest = reference
@@ -199,28 +214,6 @@ pub fn compare(request: &Request, watch: &dyn Watch) -> Result<Report, AuditErro
         records,
         catalogue: evidence::TESTS.iter().map(|test| test.spec).collect(),
     })
-}
-
-/// A test that could not run says so where the budget may be the reason: a tensor that was not read is
-/// not one that is missing.
-fn outside_the_budget(
-    mut record: TestRecord,
-    chosen: Option<&Chosen>,
-    selected: &dyn Fn(&str) -> bool,
-) -> TestRecord {
-    let needs_weights =
-        evidence::find(record.test).is_some_and(|test| test.spec.needs.contains(&Need::Weights));
-    if chosen.is_some_and(Chosen::leaves_out)
-        && record.status == Status::NotApplicable
-        && needs_weights
-        && selected(record.test)
-    {
-        let reason = record.reason.take().unwrap_or_default();
-        record.reason = Some(format!(
-            "outside the budget, which left tensors out; of what was read: {reason}"
-        ));
-    }
-    record
 }
 
 /// Opens a model: its files, their digests, its tensors and components.

@@ -6,6 +6,8 @@
 // Each benchmark uses a part of this.
 #![allow(dead_code)]
 
+pub mod planted;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -71,7 +71,8 @@ pub struct Component {
     /// All tensors, those without a role included, in file order. What the family knows to be no weight
     /// (masks, rotary frequencies) is not among them: files of one model have it or not.
     pub tensors: Vec<Tensor>,
-    /// Tensors that a budget leaves out: they are there, and nothing may be said of them.
+    /// Tensors that a budget leaves out, whole or in part: they are there, and nothing may be said of what
+    /// was left out.
     pub n_left_out: usize,
     /// Number of layers in the stack.
     pub n_layers: u32,

@@ -23,6 +23,8 @@ pub struct Block {
     pub role: Role,
     /// Stored tensor of the reference; several roles of a fused one share it.
     pub tensor: String,
+    /// Whether only some rows of the matrices were at hand.
+    pub is_part: bool,
     /// Of the reference, within the limit, f64.
     pub reference: Array2<f64>,
     /// Of the candidate.
@@ -53,6 +55,7 @@ fn read(
     Ok(Block {
         role,
         tensor: a.tensor().name().to_owned(),
+        is_part: a.part().is_some(),
         reference: gather(a)?,
         candidate: gather(b)?,
     })

@@ -8,7 +8,7 @@ use super::context::EvidenceError;
 use crate::arch::Component;
 use crate::fingerprint::sketch;
 use crate::stats;
-use crate::tensor::Tensor;
+use crate::tensor::{RowRuns, Tensor};
 use ndarray::Array2;
 use std::collections::{BTreeMap, HashMap};
 
@@ -210,17 +210,19 @@ pub fn find(
     candidate: &Component,
     by_profile: &[(usize, usize)],
 ) -> Result<Correspondence, EvidenceError> {
+    // Parts correspond where their wholes have one shape and the rows are the same.
     let by_shape = |tensors: &[Tensor]| {
-        let mut groups: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
+        let mut groups: BTreeMap<(Vec<usize>, Option<RowRuns>), Vec<usize>> = BTreeMap::new();
         for (index, tensor) in tensors
             .iter()
             .enumerate()
             .filter(|(_, t)| t.n_elements() > 0)
         {
-            groups
-                .entry(tensor.shape().to_vec())
-                .or_default()
-                .push(index);
+            let key = match tensor.whole() {
+                Some((whole, rows)) => (whole.shape().to_vec(), Some(rows.clone())),
+                None => (tensor.shape().to_vec(), None),
+            };
+            groups.entry(key).or_default().push(index);
         }
         groups
     };

@@ -91,7 +91,8 @@ pub(super) fn p_value(
     for layer in layers::chosen(a.n_layers, settings) {
         for (expert_a, expert_b) in a.experts(layer).into_iter().zip(b.experts(layer)) {
             let found = unit_matching::mlps(pair, (layer, expert_a), (layer, expert_b));
-            let Some((x, y)) = found.filter(|(x, y)| x.n_units() == y.n_units()) else {
+            let sizes = |mlp: &Mlp<'_>| (mlp.n_units(), mlp.n_units_of_whole());
+            let Some((x, y)) = found.filter(|(x, y)| sizes(x) == sizes(y)) else {
                 continue;
             };
             let stream = format!("in-place/{layer}/{}", expert_a.map_or(0, |e| e + 1));

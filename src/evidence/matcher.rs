@@ -51,9 +51,19 @@ impl Matching {
         })
     }
 
-    /// Does it keep the order? `units`: which unit of the whole each sampled one is.
-    pub(super) fn order_test(&self, units: &[usize]) -> Result<MatchingTest, EvidenceError> {
-        test(units, &self.targets, &[self])
+    /// Does it keep the order? `places`: for each sampled unit the one that stands in its place in the larger
+    /// MLP, if it is at hand.
+    pub(super) fn order_test(
+        &self,
+        places: &[Option<usize>],
+    ) -> Result<MatchingTest, EvidenceError> {
+        test(places, &self.targets, &[self])
+    }
+
+    /// Does another view match the same units alike?
+    fn agreement_test(&self, other: &Self) -> Result<MatchingTest, EvidenceError> {
+        let targets: Vec<Option<usize>> = self.targets.iter().copied().map(Some).collect();
+        test(&targets, &other.targets, &[self, other])
     }
 }
 
@@ -223,27 +233,39 @@ impl<'a> Matcher<'a> {
         let test = match question {
             Question::Agreement => {
                 let (first, second) = (matching(First)?, matching(Second)?);
-                test(&first.targets, &second.targets, &[&first, &second])
+                first.agreement_test(&second)
             }
             Question::Order => {
                 let found = matching(a.up_view())?;
-                found.order_test(&units)
+                let place = |&unit| large.1.unit_at_hand(small.1.unit_of_whole(unit)?);
+                let places: Vec<Option<usize>> = units.iter().map(place).collect();
+                found.order_test(&places)
             }
         }?;
+        // Units of which only a part was read, chosen before any value was: the same in both models, so that
+        // a unit stands in the place of its partner, and partners that were not read dilute the ranks.
+        let is_part = a.is_part() || b.is_part();
+        let read = large.1.n_units() as f64 / large.1.n_units_of_whole() as f64;
         Ok(Cell {
             reference: (a.layer, a.expert),
             candidate: (b.layer, b.expert),
-            test,
+            test: if is_part {
+                test.by_coincidences()
+            } else {
+                test
+            },
+            n_if_reordered: is_part.then_some(n as f64 * read),
         })
     }
 }
 
-/// The test of two matchings, over units that have weights in all the views that were looked at.
+/// The test of two matchings, over units that have weights in all the views that were looked at, and a
+/// target in the first.
 ///
 /// Under the null the units that have weights can be permuted in one view alone, so that among them
 /// the one matching is a uniformly random injection relative to the other.
 fn test(
-    first: &[usize],
+    first: &[Option<usize>],
     second: &[usize],
     views: &[&Matching],
 ) -> Result<MatchingTest, EvidenceError> {
@@ -260,7 +282,8 @@ fn test(
         .collect();
     let (first, second): (Vec<usize>, Vec<usize>) = (0..first.len())
         .filter(|&unit| !views.iter().any(|view| view.empty_small[unit]))
-        .filter_map(|unit| Some((place[first[unit]]?, place[second[unit]]?)))
+        .filter_map(|unit| Some((*place.get(first[unit]?)?, *place.get(second[unit])?)))
+        .filter_map(|(x, y)| x.zip(y))
         .unzip();
     stats::matching_test(&first, &second, n_targets)
         .map_err(|e| EvidenceError::Numerical(e.to_string()))
@@ -280,13 +303,13 @@ mod tests {
         };
         let first = padded([3, 1, 0, 5, 4, 2, 6, 7, 8, 9]);
         let second = padded([2, 0, 5, 3, 1, 4, 6, 7, 8, 9]);
-        let found = test(&first.targets, &second.targets, &[&first, &second]).unwrap();
+        let found = first.agreement_test(&second).unwrap();
         assert_eq!((found.n, found.n_targets, found.n_coincident), (6, 6, 0));
         let empty = Matching {
             empty_small: vec![true; 10],
             ..padded([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
         };
-        let none = test(&empty.targets, &empty.targets, &[&empty]).unwrap();
+        let none = empty.agreement_test(&empty).unwrap();
         assert_eq!((none.n, none.ln_p), (0, 0.0));
     }
 }

@@ -58,7 +58,8 @@ impl ComponentPair {
     }
 
     /// Roles that both have with equal shapes, in layer order: role, reference, candidate. A dense MLP
-    /// stands against the first expert of a mixture.
+    /// stands against the first expert of a mixture. Of matrices that are at hand in part, the wholes have
+    /// equal shapes as well, and the rows are the same.
     pub fn common_roles(&self) -> Vec<(Role, &Matrix, &Matrix)> {
         self.reference
             .roles
@@ -72,7 +73,8 @@ impl ComponentPair {
                     };
                     self.candidate.role(role.of_expert(other))
                 })?;
-                ((a.n_rows(), a.n_cols()) == (b.n_rows(), b.n_cols())).then_some((*role, a, b))
+                let shape = |m: &Matrix| (m.n_rows_of_whole(), m.n_rows(), m.n_cols());
+                (shape(a) == shape(b) && a.part() == b.part()).then_some((*role, a, b))
             })
             .collect()
     }

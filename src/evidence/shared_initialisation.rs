@@ -16,13 +16,13 @@ use super::spec::{Need, Scope, TestSpec};
 use super::token_lens_matching;
 use super::unit_matching::{self, Cell, Grid, LINKED_LN_P, Outcome, Side};
 use super::{Run, Test};
-use crate::arch::RoleKind;
+use crate::arch::{Role, RoleKind};
 use crate::engine::EngineError;
 use crate::fingerprint::learned::{Directions, Held, Noise};
 use crate::fingerprint::product;
 use crate::fingerprint::units::{Mlp, View};
 use crate::stats;
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView1, Axis};
 
 static SPEC: TestSpec = TestSpec {
     id: "shared-initialisation",
@@ -67,6 +67,13 @@ const UNLINKED_LIMIT: block::Limit = block::Limit {
     cols: 384,
 };
 
+/// Of matrices that were read in part, those with fewer rows show nothing of what was learned: the leading
+/// directions of a few rows are those of their noise.
+const MIN_ROWS_OF_PART: usize = 128;
+/// Of units of which a part was read most have no partner. A match counts where it is so many times closer
+/// than the next candidate in the first view; unrelated units are about equally close to many.
+const CLOSER: f32 = 1.5;
+
 /// Rows of the second view of two matched MLPs, the candidate's units in the reference's order.
 ///
 /// The order comes from the first view alone (or is the identity, whichever fits the first view
@@ -91,6 +98,16 @@ fn mean_cosine(a: &Array2<f32>, b: &Array2<f32>) -> f64 {
     dots.sum::<f64>() / a.nrows().max(1) as f64
 }
 
+/// Whether a unit is closer to its match than to any other, by far.
+fn is_close(similarity: ArrayView1<'_, f32>, to: usize) -> bool {
+    let others = similarity
+        .iter()
+        .enumerate()
+        .filter(|(unit, _)| *unit != to);
+    let next = others.fold(0f32, |most, (_, &cosine)| most.max(cosine));
+    similarity[to] > CLOSER * next
+}
+
 fn align(
     cell: &Cell,
     pair: &ComponentPair,
@@ -106,20 +123,30 @@ fn align(
     } else {
         ((Side::Candidate, &b), (Side::Reference, &a))
     };
-    let n = small.1.n_units().min(MAX_UNITS);
-    let units = stats::choose(small.1.n_units(), n, settings.seed, "aligned-units");
+    let is_part = small.1.is_part() || large.1.is_part();
+    let limit = if is_part { settings.n_units } else { MAX_UNITS };
+    let n = small.1.n_units().min(limit);
+    let mut units = stats::choose(small.1.n_units(), n, settings.seed, "aligned-units");
     let all: Vec<usize> = (0..large.1.n_units()).collect();
     let mut x = read(small.0, small.1, View::First, &units)?;
     let mut y = read(large.0, large.1, View::First, &all)?;
     product::normalise_rows(&mut x);
     product::normalise_rows(&mut y);
     let similarity = settings.products.rows_by_rows(x.view(), y.view())?;
-    let matched = stats::assign_max(similarity.view())
+    let mut matched = stats::assign_max(similarity.view())
         .map_err(|e| EvidenceError::Numerical(e.to_string()))?
         .row_to_col;
     let fit = |order: &[usize]| mean_cosine(&x, &y.select(Axis(0), order));
     // An assignment always fits better than chance; the identity needs no such advantage.
     let identity = small.1.n_units() == large.1.n_units() && fit(&units) >= 0.8 * fit(&matched);
+    if is_part && !identity {
+        let pairs = units.iter().zip(&matched).enumerate();
+        let close = pairs.filter(|&(row, (_, &to))| is_close(similarity.row(row), to));
+        (units, matched) = close.map(|(_, (&unit, &to))| (unit, to)).unzip();
+        if units.is_empty() {
+            return Ok(None);
+        }
+    }
     let order = if identity { &units } else { &matched };
     let of_small = read(small.0, small.1, View::Second, &units)?.mapv(f64::from);
     let of_large = read(large.0, large.1, View::Second, order)?.mapv(f64::from);
@@ -297,21 +324,29 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
     let record = match grid {
         // Units that stand where they stood: every matrix can be compared as it is.
         Some((grid, through_lens)) if !in_place => {
-            let basis = aligned(pair, grid, through_lens, settings, &mut entries)?;
+            let mut basis = aligned(pair, grid, through_lens, settings, &mut entries)?;
+            let in_part = grid
+                .best_cells()
+                .iter()
+                .any(|cell| cell.n_if_reordered.is_some());
+            if in_part && !through_lens {
+                // Few units have their partner in a part; what stands in place beside the MLPs helps.
+                let n = entries.found.len();
+                add_blocks(pair, LIMIT, settings, &mut entries, &|role| {
+                    !role.kind.is_mlp()
+                })?;
+                entries.keep_what_stands_in_place();
+                let n = entries.found.len() - n;
+                basis.push_str(&format!(
+                    "; {n} matrices beside the MLPs that stand in place"
+                ));
+            }
             entries.record(pair, &basis, true)
         }
         _ => {
             let linked = in_place || by_channels || grid.is_some();
             let limit = if linked { LIMIT } else { UNLINKED_LIMIT };
-            block::for_each(pair, limit, settings, |block| {
-                let role = block.role;
-                let units = Axis(usize::from(role.kind == RoleKind::Down));
-                let place = (role.layer, role.layer, role.row_name());
-                let matrices = (block.reference, block.candidate);
-                let is_mlp = role.kind.is_mlp();
-                entries.add(matrices, units, is_mlp, usize::MAX, settings.seed, place);
-                Ok(())
-            })?;
+            add_blocks(pair, limit, settings, &mut entries, &|_| true)?;
             if in_place {
                 entries.keep_what_stands_in_place();
             }
@@ -323,6 +358,46 @@ fn run(pair: &ComponentPair, settings: &Settings) -> Result<TestRecord, Evidence
         Some(p) => record.with_p(p),
         None => record,
     })
+}
+
+/// Looks at matrices of equal role as they stand; at parts of few rows only where there is nothing else.
+fn add_blocks(
+    pair: &ComponentPair,
+    limit: block::Limit,
+    settings: &Settings,
+    entries: &mut Entries,
+    wanted: &dyn Fn(Role) -> bool,
+) -> Result<(), EvidenceError> {
+    let n_before = entries.found.len();
+    for min_rows in [MIN_ROWS_OF_PART, 1] {
+        if entries.found.len() == n_before {
+            add_blocks_from(min_rows, pair, limit, settings, entries, wanted)?;
+        }
+    }
+    Ok(())
+}
+
+fn add_blocks_from(
+    min_rows_of_part: usize,
+    pair: &ComponentPair,
+    limit: block::Limit,
+    settings: &Settings,
+    entries: &mut Entries,
+    wanted: &dyn Fn(Role) -> bool,
+) -> Result<(), EvidenceError> {
+    block::for_each(pair, limit, settings, |block| {
+        let role = block.role;
+        if !wanted(role) || (block.is_part && block.reference.nrows() < min_rows_of_part) {
+            return Ok(());
+        }
+        let units = Axis(usize::from(role.kind == RoleKind::Down));
+        let place = (role.layer, role.layer, role.row_name());
+        let matrices = (block.reference, block.candidate);
+        let is_mlp = role.kind.is_mlp();
+        entries.add(matrices, units, is_mlp, usize::MAX, settings.seed, place);
+        Ok(())
+    })?;
+    Ok(())
 }
 
 /// Looks at the second views of the MLPs of linked layers, units aligned by the first; says so in words.

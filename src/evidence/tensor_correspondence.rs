@@ -64,10 +64,11 @@ fn run(pair: &ComponentPair, _: &Settings) -> Result<TestRecord, EvidenceError> 
             .first()
             .and_then(|&e| Mlp::find(component, 0, e));
         if let Some(mlp) = first {
-            record = record.with_effect(&format!("n-units-{side}"), mlp.n_units() as f64);
+            record = record.with_effect(&format!("n-units-{side}"), mlp.n_units_of_whole() as f64);
         }
         let experts = (0..component.n_layers).map(|layer| component.experts(layer).len());
-        if let Some(n @ 1..) = experts.max() {
+        // Experts that were left out are none that are missing.
+        if let Some(n @ 1..) = experts.max().filter(|_| component.n_left_out == 0) {
             record = record.with_effect(&format!("n-experts-{side}"), n as f64);
         }
         if let Some(width) = component.hidden_size {

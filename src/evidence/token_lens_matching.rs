@@ -11,7 +11,9 @@ use super::spec::{Need, Scope, TestSpec};
 use super::tokens::SharedTokens;
 use super::unit_matching::{self, Outcome, Question, Side};
 use super::{Run, Test};
+use crate::arch::Component;
 use crate::fingerprint::lens::Lens;
+use crate::fingerprint::units::Mlp;
 
 /// Tokens that the coarse search looks at.
 const COARSE_TOKENS: usize = 256;
@@ -57,6 +59,9 @@ pub(super) fn lenses(pair: &ComponentPair) -> Result<Result<(Lens, Lens), String
         } => (reference, candidate),
         SharedTokens::None(reason) => return Ok(Err(reason.clone())),
     };
+    if let Some(reason) = seen_in_part(pair) {
+        return Ok(Err(reason));
+    }
     let read = (
         Lens::read(&pair.reference, reference)?,
         Lens::read(&pair.candidate, candidate)?,
@@ -64,6 +69,24 @@ pub(super) fn lenses(pair: &ComponentPair) -> Result<Result<(Lens, Lens), String
     Ok(match read {
         (Some(a), Some(b)) => Ok((a, b)),
         _ => Err("one of the two has no embedding for the shared tokens".to_owned()),
+    })
+}
+
+/// Why the lens cannot be used where a plain MLP was read in part: what its units write is then known in
+/// some coordinates only, and a product over some of them is another one in every basis.
+fn seen_in_part(pair: &ComponentPair) -> Option<String> {
+    let mlps = |component| {
+        let of_layer = move |layer| {
+            let experts = Component::experts(component, layer).into_iter();
+            experts.filter_map(move |expert| Mlp::find(component, layer, expert))
+        };
+        (0..component.n_layers).flat_map(of_layer)
+    };
+    let all: Vec<Mlp<'_>> = mlps(&pair.reference).chain(mlps(&pair.candidate)).collect();
+    let is_plain = all.iter().any(|mlp| !mlp.is_gated());
+    let is_cut = all.iter().any(|mlp| !mlp.writes_whole());
+    (is_plain && is_cut).then(|| {
+        "of what the units of a plain MLP write only some coordinates were read; the lens needs all".to_owned()
     })
 }
 

@@ -34,7 +34,20 @@ fn vocabulary(artefacts: &Artefacts) -> Result<Option<Vocabulary>, String> {
 fn rows(component: &Component) -> Option<usize> {
     component
         .role(Role::outside(RoleKind::TokenEmbedding))
-        .map(|m| m.n_rows())
+        .map(|m| m.n_rows_of_whole())
+}
+
+/// Whether the rows of a token are at hand, in the embedding and in the head.
+fn is_at_hand(component: &Component, token: usize) -> bool {
+    let embedding = component.role(Role::outside(RoleKind::TokenEmbedding));
+    [embedding, component.output_head()]
+        .into_iter()
+        .flatten()
+        .all(|matrix| {
+            matrix
+                .part()
+                .is_none_or(|part| part.position(token).is_some())
+        })
 }
 
 /// Finds the shared tokens of two components and draws a sample that depends on the seed alone.
@@ -48,17 +61,30 @@ pub(super) fn shared(
             "one of the two has no token embedding that is known".to_owned(),
         );
     };
-    among_rows(
+    let at_hand = |a: usize, b: usize| is_at_hand(reference.1, a) && is_at_hand(candidate.1, b);
+    among(
         (reference.0, n_reference),
         (candidate.0, n_candidate),
+        &at_hand,
         settings,
     )
 }
 
-/// The shared tokens of two models whose embeddings have these numbers of rows.
+/// The shared tokens of two models whose embeddings have these numbers of rows, all of them at hand.
 pub(super) fn among_rows(
+    reference: (&Model, usize),
+    candidate: (&Model, usize),
+    settings: &Settings,
+) -> SharedTokens {
+    among(reference, candidate, &|_, _| true, settings)
+}
+
+/// The shared tokens of two models whose embeddings have these numbers of rows; of each pair of rows is
+/// asked whether both are at hand.
+fn among(
     (reference, n_reference): (&Model, usize),
     (candidate, n_candidate): (&Model, usize),
+    at_hand: &dyn Fn(usize, usize) -> bool,
     settings: &Settings,
 ) -> SharedTokens {
     let vocabularies = (
@@ -94,16 +120,21 @@ pub(super) fn among_rows(
     pairs.retain(|&(a, b)| a < n_reference && b < n_candidate);
     pairs.sort_unstable();
     pairs.dedup_by_key(|pair| pair.0);
+    let n_shared = pairs.len();
+    pairs.retain(|&(a, b)| at_hand(a, b));
     if pairs.len() < MIN_TOKENS {
+        let of_read = match pairs.len() < n_shared {
+            true => format!(" of {n_shared} have their rows among those that were read"),
+            false => " are shared".to_owned(),
+        };
         return SharedTokens::None(format!(
-            "{} tokens are shared; the lens needs at least {MIN_TOKENS}",
+            "{} tokens{of_read}; the lens needs at least {MIN_TOKENS}",
             pairs.len()
         ));
     }
-    let n_shared = pairs.len();
     let chosen = stats::choose(
-        n_shared,
-        settings.n_tokens.min(n_shared),
+        pairs.len(),
+        settings.n_tokens.min(pairs.len()),
         settings.seed,
         "shared-tokens",
     );

@@ -57,6 +57,9 @@ pub struct Cell {
     pub candidate: (u32, Option<u32>),
     /// The test of the cell.
     pub test: MatchingTest,
+    /// Where only a part of the units was read: how many of the matched ones have their partner in the other
+    /// part if the order is another one.
+    pub n_if_reordered: Option<f64>,
 }
 
 impl Cell {
@@ -64,6 +67,41 @@ impl Cell {
     pub fn agreement(&self) -> f64 {
         // No unit is left where all of them are zero.
         self.test.n_coincident as f64 / self.test.n.max(1) as f64
+    }
+
+    /// Coincidences beyond those of chance.
+    fn n_beyond_chance(&self) -> f64 {
+        let by_chance = self.test.n as f64 / self.test.n_targets.max(1) as f64;
+        (self.test.n_coincident as f64 - by_chance).max(0.0)
+    }
+}
+
+/// Mean agreement of the best cells of a grid. Where parts of the units were read, two matchings can only agree
+/// on units whose partners were: it is then the share of those that there are in a copy with another order, at
+/// most 1, over the cells that are linked, or in the cell that has most of them.
+fn agreement(grid: &Grid, best: &[&Cell]) -> f64 {
+    let in_part = |cell: &&Cell| cell.n_if_reordered.is_some();
+    if grid.question == Question::Order || !best.iter().any(in_part) {
+        return best.iter().map(|cell| cell.agreement()).sum::<f64>() / best.len().max(1) as f64;
+    }
+    let expected = |cell: &Cell| cell.n_if_reordered.unwrap_or(cell.test.n as f64);
+    let mut cells: Vec<&Cell> = best
+        .iter()
+        .copied()
+        .filter(|c| c.test.ln_p <= LINKED_LN_P)
+        .collect();
+    if cells.is_empty() {
+        let largest = grid
+            .cells()
+            .max_by(|x, y| expected(x).total_cmp(&expected(y)));
+        cells.extend(largest);
+    }
+    let found: f64 = cells.iter().map(|cell| cell.n_beyond_chance()).sum();
+    let most: f64 = cells.iter().map(|cell| expected(cell)).sum();
+    if most > 0.0 {
+        (found / most).min(1.0)
+    } else {
+        0.0
     }
 }
 
@@ -76,8 +114,12 @@ pub struct Grid {
     pub search: Vec<Cell>,
     /// ln p of all together.
     pub ln_p: f64,
+    /// What was asked of each cell.
+    pub question: Question,
     /// Which layers and units were taken, in words.
     pub selection: String,
+    /// Share of the candidate's layers whose MLPs were searched, where a budget left some out.
+    pub layers_read: Option<f64>,
 }
 
 /// What a grid came to: measured, nothing to match (with the reason), or an error.
@@ -139,7 +181,7 @@ pub fn mlps(
 fn is_larger(a: &Component, b: &Component) -> bool {
     let n_units = |c: &Component| {
         let expert = c.experts(0).first().copied()?;
-        Mlp::find(c, 0, expert).map(|mlp| mlp.n_units())
+        Mlp::find(c, 0, expert).map(|mlp| mlp.n_units_of_whole())
     };
     n_units(a) > n_units(b)
 }
@@ -237,11 +279,27 @@ fn run_with(
             b.n_layers
         ));
     }
+    if diagonal
+        .iter()
+        .chain(&search)
+        .any(|c| c.n_if_reordered.is_some())
+    {
+        selection
+            .push_str("; of the units only those that the budget holds, the same in both models");
+    }
+    let is_read = |&layer: &u32| {
+        let first = b.experts(layer).first().copied();
+        first.is_some_and(|expert| Mlp::find(b, layer, expert).is_some())
+    };
+    let n_read = (0..b.n_layers).filter(is_read).count();
+    let layers_read = (b.n_left_out > 0).then_some(n_read as f64 / f64::from(b.n_layers.max(1)));
     Ok(Ok(Grid {
         diagonal,
         search,
         ln_p: sidak(best, n_looks),
+        question,
         selection,
+        layers_read,
     }))
 }
 
@@ -251,12 +309,14 @@ impl Grid {
         best_cells(self)
     }
 
+    /// All cells.
+    fn cells(&self) -> impl Iterator<Item = &Cell> {
+        self.diagonal.iter().chain(&self.search)
+    }
+
     /// Whether any cell is linked.
     pub fn has_link(&self) -> bool {
-        self.diagonal
-            .iter()
-            .chain(&self.search)
-            .any(|c| c.test.ln_p <= LINKED_LN_P)
+        self.cells().any(|c| c.test.ln_p <= LINKED_LN_P)
     }
 }
 
@@ -295,7 +355,7 @@ pub fn record(
         .iter()
         .filter(|c| c.test.ln_p <= LINKED_LN_P && c.reference.0 != c.candidate.0)
         .count();
-    let cells = grid.diagonal.iter().chain(&grid.search).map(|c| LayerCell {
+    let cells = grid.cells().map(|c| LayerCell {
         reference_layer: Some(c.reference.0),
         candidate_layer: Some(c.candidate.0),
         role: test.to_owned(),
@@ -303,12 +363,17 @@ pub fn record(
         ln_p: Some(c.test.ln_p),
     });
     // Half of the units of the closest layer, say, agreeing by chance is what the p excludes.
-    Ok(TestRecord::measured(test, component)
+    let mut record = TestRecord::measured(test, component);
+    let reordered = grid.cells().filter_map(|c| c.n_if_reordered);
+    if let Some(most) = reordered.reduce(f64::max) {
+        record = record.with_effect("n-partners-if-reordered", most);
+    }
+    if let Some(share) = grid.layers_read {
+        record = record.with_effect("fraction-layers-read", share);
+    }
+    Ok(record
         .with_p(PValue::new(grid.ln_p.min(0.0), PKind::Exact)?)
-        .with_effect(
-            "agreement",
-            best.iter().map(|c| c.agreement()).sum::<f64>() / n,
-        )
+        .with_effect("agreement", agreement(grid, &best))
         .with_effect(
             "spearman",
             best.iter().map(|c| c.test.spearman).sum::<f64>() / n,

@@ -136,7 +136,7 @@ pub(super) fn channels(pair: &ComponentPair) -> ChannelOutcome {
             product::centre_rows(rows);
             product::normalise_rows(rows);
         }
-        let rows: Vec<usize> = (0..n_rows).collect();
+        let rows: Vec<Option<usize>> = (0..n_rows).map(Some).collect();
         let test = Matching::of_rows(&x, &y)?.order_test(&rows)?;
         best = Some(best.map_or(test.ln_p, |p| p.min(test.ln_p)));
         cells.push(LayerCell {

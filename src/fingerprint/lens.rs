@@ -46,7 +46,7 @@ impl Lens {
     ///
     /// # Errors
     /// When the weights cannot be read or are not finite; `None` without embeddings, with some of
-    /// another width than the stream, or with a token id beyond them.
+    /// another width than the stream, or with a token whose row is not at hand.
     pub fn read(component: &Component, tokens: &[usize]) -> Result<Option<Self>, TensorError> {
         let embedding = Role::outside(RoleKind::TokenEmbedding);
         let (Some(stored), Some(head)) = (component.role(embedding), component.output_head())
@@ -58,13 +58,15 @@ impl Lens {
         if !of_stream(stored) || !of_stream(head) {
             return Ok(None);
         }
-        let n_rows = stored.n_rows().min(head.n_rows());
-        if tokens.iter().any(|&t| t >= n_rows) {
+        let rows = |of: &Matrix| -> Option<Vec<usize>> {
+            tokens.iter().map(|&token| of.position(token)).collect()
+        };
+        let (Some(rows), Some(rows_of_head)) = (rows(stored), rows(head)) else {
             return Ok(None);
-        }
-        let mut embeddings = stored.gather(tokens)?;
+        };
+        let mut embeddings = stored.gather(&rows)?;
         normalise_as_norm(&mut embeddings, component.norm);
-        let mut outputs = head.gather(tokens)?;
+        let mut outputs = head.gather(&rows_of_head)?;
         let final_norm = Role {
             part: Part::Weight,
             ..Role::outside(RoleKind::FinalNorm)

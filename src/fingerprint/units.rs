@@ -4,10 +4,13 @@
 //! against a plain one, through its up rows (what a unit reads) and its down columns (what it
 //! writes). Each view is `[n_units, width]`, one row a unit; rows are compared by cosine, which no
 //! positive per-unit scale changes.
+//!
+//! Where only some rows of the matrices are at hand, the units are those whose rows are there; what is
+//! written is then seen in the residual coordinates whose rows are there.
 
 use super::folded;
 use crate::arch::{Component, Role, RoleKind};
-use crate::tensor::{Matrix, TensorError};
+use crate::tensor::{Matrix, RowRuns, TensorError};
 use ndarray::Array2;
 
 /// Which side of the MLP a view shows.
@@ -31,27 +34,81 @@ pub struct Mlp<'a> {
     gate: Option<&'a Matrix>,
     up: &'a Matrix,
     down: &'a Matrix,
+    /// Which units are at hand, if not all are.
+    part: Option<RowRuns>,
 }
 
 impl<'a> Mlp<'a> {
     /// The MLP of a layer, if its up and down projections are known.
     pub fn find(component: &'a Component, layer: u32, expert: Option<u32>) -> Option<Self> {
         let role = |kind| Role::in_layer(kind, layer).of_expert(expert);
+        let gate = component.role(role(RoleKind::Gate));
+        let up = component.role(role(RoleKind::Up))?;
+        let part = match (gate.and_then(Matrix::part), up.part()) {
+            (Some(gate), Some(up)) => Some(gate.intersection(up)),
+            (part, None) | (None, part) => part.cloned(),
+        };
         Some(Self {
             component,
             layer,
             expert,
-            gate: component.role(role(RoleKind::Gate)),
-            up: component.role(role(RoleKind::Up))?,
+            gate,
+            up,
             down: component.role(role(RoleKind::Down))?,
+            part,
         })
-        .filter(|mlp| mlp.gate.is_none_or(|gate| gate.n_rows() == mlp.up.n_rows()))
-        .filter(|mlp| mlp.down.n_cols() == mlp.up.n_rows())
+        .filter(|mlp| {
+            let n = mlp.n_units_of_whole();
+            mlp.gate.is_none_or(|gate| gate.n_rows_of_whole() == n) && mlp.down.n_cols() == n
+        })
     }
 
-    /// Number of hidden units.
+    /// Number of hidden units that are at hand.
     pub fn n_units(&self) -> usize {
-        self.up.n_rows()
+        self.part.as_ref().map_or(self.up.n_rows(), RowRuns::len)
+    }
+
+    /// Number of hidden units of the model, at hand or not.
+    pub fn n_units_of_whole(&self) -> usize {
+        self.up.n_rows_of_whole()
+    }
+
+    /// Which unit of the model one at hand is.
+    pub fn unit_of_whole(&self, unit: usize) -> Option<usize> {
+        match &self.part {
+            Some(part) => part.row(unit),
+            None => Some(unit).filter(|&unit| unit < self.n_units()),
+        }
+    }
+
+    /// Which unit at hand is this one of the model, if it is.
+    pub fn unit_at_hand(&self, unit_of_whole: usize) -> Option<usize> {
+        match &self.part {
+            Some(part) => part.position(unit_of_whole),
+            None => Some(unit_of_whole).filter(|&unit| unit < self.n_units()),
+        }
+    }
+
+    /// Whether some units are not at hand.
+    pub fn is_part(&self) -> bool {
+        self.n_units() < self.n_units_of_whole()
+    }
+
+    /// Whether what the units write is at hand in all coordinates.
+    pub fn writes_whole(&self) -> bool {
+        self.down.part().is_none()
+    }
+
+    /// Places of units in a matrix with a row for each unit.
+    fn places(&self, matrix: &Matrix, units: &[usize]) -> Result<Vec<usize>, TensorError> {
+        let Some(part) = &self.part else {
+            return Ok(units.to_vec());
+        };
+        let place = |&unit: &usize| {
+            let row = part.row(unit).and_then(|row| matrix.position(row));
+            row.ok_or_else(|| TensorError::index(matrix.tensor(), unit, part.len()))
+        };
+        units.iter().map(place).collect()
     }
 
     /// Width of the residual stream.
@@ -83,7 +140,8 @@ impl<'a> Mlp<'a> {
         self.is_gated() || view == View::First
     }
 
-    /// Rows of a view for the given units: `[units.len(), hidden_size]`, γ folded, not normalised.
+    /// Rows of a view for the given of the units at hand: `[units.len(), hidden_size]`, γ folded, not
+    /// normalised.
     ///
     /// # Errors
     /// When the weights cannot be read or are not finite.
@@ -92,10 +150,11 @@ impl<'a> Mlp<'a> {
             (Some(gate), View::First) => (RoleKind::Gate, gate),
             (Some(_), View::Second) | (None, View::First) => (RoleKind::Up, self.up),
             (None, View::Second) => {
-                return self.down.clone().transposed().gather(units);
+                let written = self.down.clone().transposed();
+                return written.gather(&self.places(&written, units)?);
             }
         };
         let role = Role::in_layer(kind, self.layer).of_expert(self.expert);
-        folded::gather(self.component, role, matrix, units)
+        folded::gather(self.component, role, matrix, &self.places(matrix, units)?)
     }
 }

@@ -59,6 +59,22 @@ pub struct MatchingTest {
     pub ln_p_coincident: f64,
 }
 
+impl MatchingTest {
+    /// The test by the coincidences alone: for matchings of a part of the units of each model, chosen before
+    /// they were looked at, in which most units have no partner. Those are matched at random and dilute ρ,
+    /// while the partners that are there coincide. Valid by the bound on K at every level.
+    pub fn by_coincidences(self) -> Self {
+        Self {
+            ln_p: if self.n < 3 {
+                0.0
+            } else {
+                self.ln_p_coincident
+            },
+            ..self
+        }
+    }
+}
+
 /// Why two vectors are not a pair of matchings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MatchingError {
@@ -394,6 +410,36 @@ mod tests {
         assert!(test.spearman > 0.98 && test.n_coincident == 0);
         assert!(test.ln_p_rank < -300.0);
         assert_eq!(test.ln_p, LN_TRUST);
+    }
+
+    #[test]
+    fn of_parts_the_few_partners_are_seen_by_their_coincidences() {
+        // 16 of 400 units have their partner in the other part; the rest is matched at random, twice.
+        let mut generator = rng(5, "matching-parts");
+        let n = 400;
+        let (first, mut second) = (
+            permutation(n, &mut generator),
+            permutation(n, &mut generator),
+        );
+        for unit in 0..16 {
+            let at = second
+                .iter()
+                .position(|target| *target == first[unit])
+                .unwrap();
+            second.swap(unit, at);
+        }
+        let test = matching_test(&first, &second, n).unwrap();
+        assert!(test.ln_p > -5.0, "{test:?}");
+        assert!(test.by_coincidences().ln_p < -25.0, "{test:?}");
+        // Under the null it claims no more than it may.
+        let n_below = (0..2000).filter(|_| {
+            let (a, b) = (
+                permutation(n, &mut generator),
+                permutation(n, &mut generator),
+            );
+            matching_test(&a, &b, n).unwrap().by_coincidences().ln_p <= 0.05f64.ln()
+        });
+        assert!(n_below.count() <= 120);
     }
 
     #[test]

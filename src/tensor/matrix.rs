@@ -1,6 +1,8 @@
 //! A weight in the orientation of `y = W x`, read row by row.
 
-use super::{Tensor, TensorError};
+mod part;
+
+use super::{RowRuns, Tensor, TensorError};
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -8,6 +10,8 @@ use std::sync::Arc;
 
 /// Below this many values a read is not worth spreading over cores.
 const PARALLEL_ABOVE: usize = 1 << 16;
+/// Neighbouring stored rows are read together up to so many values.
+const TOGETHER: usize = 1 << 18;
 /// Stored rows from which columns are gathered together.
 const COLUMN_ROWS: usize = 64;
 
@@ -45,6 +49,8 @@ pub struct Matrix {
     stored: (usize, usize),
     transposed: bool,
     rows: Rows,
+    /// Which rows these are of a matrix of so many, where only some of its tensor's are at hand.
+    part: Option<Arc<(RowRuns, usize)>>,
 }
 
 impl Matrix {
@@ -63,6 +69,7 @@ impl Matrix {
             stored,
             transposed: false,
             rows: Rows::Range(0..n_rows),
+            part: None,
         })
     }
 
@@ -82,6 +89,7 @@ impl Matrix {
             stored: (n_slices * n_rows, n_cols),
             transposed: false,
             rows: Rows::Range(slice * n_rows..(slice + 1) * n_rows),
+            part: None,
         })
     }
 
@@ -115,6 +123,7 @@ impl Matrix {
         Self {
             transposed,
             rows: Rows::Range(0..n_rows),
+            part: None,
             ..self
         }
     }
@@ -128,6 +137,7 @@ impl Matrix {
             rows.iter().map(|&row| self.stored_row(row)).collect();
         Ok(Self {
             rows: Rows::Chosen(chosen?),
+            part: None,
             ..self
         })
     }
@@ -144,7 +154,11 @@ impl Matrix {
             Rows::Range(whole) => Rows::Range(whole.start + range.start..whole.start + range.end),
             Rows::Chosen(chosen) => Rows::Chosen(chosen[range].into()),
         };
-        Ok(Self { rows, ..self })
+        Ok(Self {
+            rows,
+            part: None,
+            ..self
+        })
     }
 
     /// Number of rows: outputs.
@@ -163,7 +177,7 @@ impl Matrix {
 
     /// Whether the view takes its rows from its tensor in the same way as another does.
     pub fn has_layout_of(&self, other: &Self) -> bool {
-        self.transposed == other.transposed && self.rows == other.rows
+        self.transposed == other.transposed && self.rows == other.rows && self.part == other.part
     }
 
     /// The tensor behind the view.
@@ -201,13 +215,15 @@ impl Matrix {
             self.gather_columns(&stored, &mut values)?;
         } else if let Some(out) = values.as_slice_mut() {
             let n_cols = self.n_cols();
-            let read = |(out, &row): (&mut [f32], &usize)| {
-                self.decode(row * n_cols..(row + 1) * n_cols, out)
+            let runs = together(&stored, n_cols, out);
+            let read = |(first, out): (usize, &mut [f32])| {
+                let start = first * n_cols;
+                self.decode(start..start + out.len(), out)
             };
             if stored.len() * n_cols < PARALLEL_ABOVE {
-                out.chunks_mut(n_cols).zip(&stored).try_for_each(read)?;
+                runs.into_iter().try_for_each(read)?;
             } else {
-                out.par_chunks_mut(n_cols).zip(&stored).try_for_each(read)?;
+                runs.into_par_iter().try_for_each(read)?;
             }
         }
         Ok(values)
@@ -376,6 +392,29 @@ impl Matrix {
     pub fn all(&self) -> Result<Array2<f32>, TensorError> {
         self.rows(0..self.n_rows())
     }
+}
+
+/// Runs of neighbouring stored rows, each with its place in `out`, which holds all rows one after the other:
+/// what lies together is read together, be it on a disk or behind a request.
+fn together<'a>(
+    stored: &[usize],
+    n_cols: usize,
+    mut out: &'a mut [f32],
+) -> Vec<(usize, &'a mut [f32])> {
+    let most = (TOGETHER / n_cols.max(1)).max(1);
+    let mut runs = Vec::new();
+    let mut at = 0;
+    while at < stored.len() {
+        let mut n = 1;
+        while n < most && stored.get(at + n) == Some(&(stored[at] + n)) {
+            n += 1;
+        }
+        let (run, rest) = std::mem::take(&mut out).split_at_mut(n * n_cols);
+        runs.push((stored[at], run));
+        out = rest;
+        at += n;
+    }
+    runs
 }
 
 #[cfg(test)]

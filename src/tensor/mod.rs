@@ -9,6 +9,7 @@ mod dtype;
 mod error;
 mod matrix;
 pub mod quant;
+mod runs;
 mod store;
 
 pub use coded::Coding;
@@ -16,4 +17,5 @@ pub use dtype::DType;
 pub use error::TensorError;
 pub use matrix::Matrix;
 pub use quant::BlockType;
+pub use runs::RowRuns;
 pub use store::{InMemory, Tensor, TensorBytes};

@@ -1,7 +1,7 @@
 //! A named tensor whose values stay where they are stored until they are asked for.
 
 use super::coded::{self, Decoder, Elements, Part};
-use super::{DType, TensorError};
+use super::{DType, RowRuns, TensorError};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,6 +38,11 @@ enum Store {
     },
     /// Other tensors, by way of a decoder.
     Coded(Arc<dyn Decoder>),
+    /// Some rows of another tensor.
+    Part {
+        whole: Arc<Tensor>,
+        rows: Arc<RowRuns>,
+    },
 }
 
 impl Tensor {
@@ -128,11 +133,46 @@ impl Tensor {
         }
     }
 
+    /// Some rows (first dimension) of a tensor of bytes, as a tensor with its name and fewer rows. Nothing
+    /// outside of them can be read through it.
+    ///
+    /// # Errors
+    /// When the tensor is coded or a part itself, has no rows, or not all of these.
+    pub fn part(&self, rows: &RowRuns) -> Result<Self, TensorError> {
+        if !matches!(self.store, Store::Bytes { .. }) || self.shape.len() < 2 || rows.is_empty() {
+            return Err(TensorError::shape(self, "rows of a stored tensor"));
+        }
+        if rows.end() > self.shape[0] {
+            return Err(TensorError::index(self, rows.end(), self.shape[0]));
+        }
+        let mut shape = self.shape.clone();
+        shape[0] = rows.len();
+        Ok(Self {
+            name: self.name.clone(),
+            dtype: self.dtype,
+            // Fewer rows than the whole has, whose product was checked.
+            n_elements: self.n_elements / self.shape[0] * rows.len(),
+            shape,
+            store: Store::Part {
+                whole: Arc::new(self.clone()),
+                rows: Arc::new(rows.clone()),
+            },
+        })
+    }
+
+    /// The tensor of which this is a part, and which of its rows it holds.
+    pub fn whole(&self) -> Option<(&Self, &RowRuns)> {
+        match &self.store {
+            Store::Part { whole, rows } => Some((whole, rows)),
+            _ => None,
+        }
+    }
+
     /// The stored tensors behind a coded one: codes, scales, zero points. Empty for all others.
     pub fn parts(&self) -> &[Part] {
         match &self.store {
             Store::Coded(decoder) => decoder.parts(),
-            Store::Bytes { .. } => &[],
+            Store::Bytes { .. } | Store::Part { .. } => &[],
         }
     }
 
@@ -151,7 +191,7 @@ impl Tensor {
     pub fn coding_parameters(&self) -> Vec<u64> {
         match &self.store {
             Store::Coded(decoder) => decoder.parameters(),
-            Store::Bytes { .. } => Vec::new(),
+            Store::Bytes { .. } | Store::Part { .. } => Vec::new(),
         }
     }
 
@@ -186,7 +226,7 @@ impl Tensor {
     /// Stored size; of a coded tensor that of all its parts.
     pub fn size_bytes(&self) -> u64 {
         match &self.store {
-            Store::Bytes { .. } => self.dtype.bytes_of(0..self.n_elements).end,
+            Store::Bytes { .. } | Store::Part { .. } => self.dtype.bytes_of(0..self.n_elements).end,
             Store::Coded(decoder) => decoder
                 .parts()
                 .iter()
@@ -194,7 +234,37 @@ impl Tensor {
         }
     }
 
-    /// Where what it is stored as lies, in bytes of each file: one range, or one of each part.
+    /// Bytes of one row of a part, of which the constructor of the whole saw to it that they are whole blocks.
+    fn row_bytes(&self) -> u64 {
+        let n_rows = self.shape.first().copied().unwrap_or(1).max(1);
+        self.dtype.bytes_of(0..self.n_elements / n_rows).end
+    }
+
+    /// Bytes of some rows of the whole, `range` counted from the first byte of the part.
+    fn read_part(
+        &self,
+        whole: &Self,
+        rows: &RowRuns,
+        range: Range<u64>,
+    ) -> Result<Cow<'_, [u8]>, TensorError> {
+        let row_bytes = self.row_bytes();
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        let mut before = 0;
+        for run in rows.runs() {
+            let n_bytes = run.len() as u64 * row_bytes;
+            let (from, to) = (range.start.max(before), range.end.min(before + n_bytes));
+            if from < to {
+                let start = run.start as u64 * row_bytes;
+                let part = start + (from - before)..start + (to - before);
+                bytes.extend_from_slice(&whole.read_bytes(part)?);
+            }
+            before += n_bytes;
+        }
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// Where what it is stored as lies, in bytes of each file: one range, one of each part, or one of each
+    /// run of rows.
     pub fn byte_ranges(&self) -> Vec<(&str, Range<u64>)> {
         match &self.store {
             // The constructor saw to it that the end can be written.
@@ -206,7 +276,19 @@ impl Tensor {
                 let parts = decoder.parts().iter();
                 parts.flat_map(|part| part.tensor.byte_ranges()).collect()
             }
+            Store::Part { whole, rows } => whole.row_ranges(rows),
         }
+    }
+
+    /// Where some of its rows lie: a range for each run of them. Of a coded tensor all of it.
+    pub fn row_ranges(&self, rows: &RowRuns) -> Vec<(&str, Range<u64>)> {
+        let Store::Bytes { bytes, offset } = &self.store else {
+            return self.byte_ranges();
+        };
+        let at = |row: usize| offset.saturating_add((row as u64).saturating_mul(self.row_bytes()));
+        let runs = rows.runs();
+        runs.map(|run| (bytes.file(), at(run.start)..at(run.end)))
+            .collect()
     }
 
     /// Path of the file it lies in, relative to the model's root; of a coded tensor that of its codes.
@@ -214,6 +296,7 @@ impl Tensor {
         match &self.store {
             Store::Bytes { bytes, .. } => bytes.file(),
             Store::Coded(decoder) => decoder.parts().first().map_or("", |p| p.tensor.file()),
+            Store::Part { whole, .. } => whole.file(),
         }
     }
 
@@ -230,6 +313,7 @@ impl Tensor {
         match &self.store {
             Store::Bytes { bytes, offset } => bytes.read(offset + range.start..offset + range.end),
             Store::Coded(_) => Err(TensorError::shape(self, "a tensor with bytes of its own")),
+            Store::Part { whole, rows } => self.read_part(whole, rows, range),
         }
     }
 
@@ -394,6 +478,46 @@ pub(super) mod tests {
         assert_eq!(tensor.read_elements(1..4).unwrap(), [3.0, 4.0, 5.0]);
         assert!(tensor.read_elements(1..5).is_err());
         assert!(tensor.read_bytes(3..5).is_err());
+    }
+
+    #[test]
+    fn a_part_reads_its_rows_and_nothing_else() {
+        let values: Vec<f32> = (0..30).map(|i| i as f32).collect();
+        let whole = tensor(&[10, 3], &values);
+        let part = whole.part(&RowRuns::new([1..3, 7..8])).unwrap();
+        assert_eq!((part.shape(), part.size_bytes()), (&[3, 3][..], 36));
+        let expected = [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 21.0, 22.0, 23.0];
+        assert_eq!(part.read_elements(0..9).unwrap(), expected);
+        assert_eq!(part.read_elements(5..7).unwrap(), [8.0, 21.0]);
+        assert!(part.read_elements(0..10).is_err());
+        let ranges: Vec<Range<u64>> = part.byte_ranges().into_iter().map(|(_, r)| r).collect();
+        assert_eq!(ranges, [12..36, 84..96]);
+        assert!(whole.part(&RowRuns::new([9..11])).is_err());
+        assert!(whole.part(&RowRuns::default()).is_err());
+        assert!(tensor(&[30], &values).part(&RowRuns::new([0..1])).is_err());
+    }
+
+    #[test]
+    fn a_part_of_blocks_is_whole_blocks() {
+        let dtype = DType::Block(crate::tensor::BlockType::Q8_0);
+        let bytes = (0..4 * 68).map(|i: usize| {
+            if i % 34 == 1 {
+                0x3c
+            } else {
+                (i / 34 + i % 34) as u8
+            }
+        });
+        let bytes = in_memory(bytes.collect());
+        let whole = Tensor::new("t".into(), dtype, vec![4, 64], bytes, 0).unwrap();
+        let part = whole.part(&RowRuns::new([1..2, 3..4])).unwrap();
+        let rows = [
+            whole.read_elements(64..128).unwrap(),
+            whole.read_elements(192..256).unwrap(),
+        ];
+        assert_eq!(part.read_elements(0..128).unwrap(), rows.concat());
+        assert_eq!(part.read_elements(40..70).unwrap(), rows.concat()[40..70]);
+        let bounds = whole.read_rounding_bounds(192..256).unwrap();
+        assert_eq!(part.read_rounding_bounds(64..128).unwrap(), bounds);
     }
 
     #[test]

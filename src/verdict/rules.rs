@@ -30,6 +30,11 @@ const ONE_SIGMA: f64 = 0.10;
 const COSINE_LINK: f64 = 0.80;
 const COSINE_NONE: f64 = 0.10;
 
+/// Of units of which a part was read, so many must have their partner in a re-ordered copy's part, or that copy
+/// is not seen: 11 coincidences give a p below 10⁻⁶ with all looks paid for (1/11! times a dozen), and of 20
+/// that are expected at least 11 are there in 99 of 100 choices of rows.
+const MIN_PARTNERS: f64 = 20.0;
+
 /// Two changes are one where they differ by no more: casting both factors to bf16 moves their product by at
 /// most 2 · 2⁻⁸ of its size.
 const SAME_CHANGE: f64 = 0.007_812_5;
@@ -392,6 +397,12 @@ fn linked(records: &[&TestRecord], links: &Links) -> Judged {
     judged
 }
 
+/// Whether a test of units says that a budget may be why it does not apply.
+fn unit_tests_left_out(records: &[&TestRecord]) -> bool {
+    let mut of_units = records.iter().filter(|r| is_unit_test(r.test));
+    of_units.any(|r| r.effect("outside-the-budget").is_some())
+}
+
 /// Rule 3: no units to match; only the values can speak.
 fn by_values(records: &[&TestRecord]) -> Judged {
     let mut judged = Judged {
@@ -408,6 +419,11 @@ fn by_values(records: &[&TestRecord]) -> Judged {
             };
             judged.strength = Strength::Strong;
             judged.caveats.push(words::COMMON_ANCESTOR.to_owned());
+        }
+        // Units could be matched, had they been read.
+        Some(_) if unit_tests_left_out(records) => {
+            judged.strength = Strength::Weak;
+            judged.caveats.push(words::TOO_FEW_UNITS.to_owned());
         }
         Some(cosine) if cosine.abs() < COSINE_NONE => {
             // No rotation or re-ordering was excluded: nothing stronger than this can be said.
@@ -528,8 +544,28 @@ pub(super) fn component(records: &[&TestRecord], n_p_values: usize) -> Judged {
     if alike.is_some_and(|cosine| cosine >= COSINE_LINK) && content.is_some_and(|f| f >= 0.5) {
         return by_values(records);
     }
+    // Read in part: a copy that was re-ordered must have been within reach, or nothing is said against it.
+    let of_units = |name| {
+        let tests = ["gate-up-matching", "token-lens-matching"].iter();
+        tests
+            .filter_map(|test| effect(records, test, name))
+            .reduce(f64::max)
+    };
+    let partners = of_units("n-partners-if-reordered");
+    if partners.is_some_and(|n| n < MIN_PARTNERS) {
+        return Judged {
+            strength: Strength::Weak,
+            carried_by,
+            caveats: vec![words::TOO_FEW_UNITS.to_owned()],
+            ..Judged::default()
+        };
+    }
+    let in_part = partners.is_some();
     let through_lens = links.measured.contains(&"token-lens-matching");
     let mut caveats = vec![words::INDEPENDENT.to_owned()];
+    if of_units("fraction-layers-read").is_some_and(|share| share < 1.0) {
+        caveats.push(words::LAYERS_NOT_READ.to_owned());
+    }
     if !through_lens {
         caveats.push(words::NO_LENS.to_owned());
     } else if links.unusual {
@@ -537,7 +573,7 @@ pub(super) fn component(records: &[&TestRecord], n_p_values: usize) -> Judged {
     }
     Judged {
         relation: Relation::Independent,
-        strength: if through_lens && !links.unusual {
+        strength: if through_lens && !links.unusual && !in_part {
             Strength::Strong
         } else {
             Strength::Moderate

@@ -25,6 +25,10 @@ pub(super) const INDEPENDENT: &str = "It does not exclude distillation, nor a co
 pub(super) const NO_LENS: &str =
     "The token lens could not be used, so that a rotation of the residual stream is not excluded.";
 
+pub(super) const TOO_FEW_UNITS: &str = "The budget holds too few units of any MLP to see a copy whose units were re-ordered: that none was \
+     found says nothing. A larger budget, or none, decides.";
+pub(super) const LAYERS_NOT_READ: &str = "Not all layers were read within the budget: a copy whose layers were moved, or of which only others \
+     were kept, is not excluded.";
 pub(super) const LENS_UNUSUAL: &str = "Through the token lens more units agree than in any independent pair of the reference population, \
      though not by more than such a pair may: a copy under very heavy noise is not excluded.";
 

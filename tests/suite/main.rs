@@ -6,6 +6,7 @@ mod architectures;
 mod arrays;
 mod audits;
 mod buckets;
+mod budget;
 mod cli;
 mod cli_engine;
 mod contract;

@@ -52,10 +52,17 @@ pub struct Seen {
     pub n_sent: usize,
 }
 
+/// Content of a file, and the name of its blob, which is computed once.
+#[derive(Clone)]
+struct File {
+    content: Arc<[u8]>,
+    id: String,
+}
+
 #[derive(Default)]
 struct State {
     /// Repository and path.
-    files: BTreeMap<(String, String), Vec<u8>>,
+    files: BTreeMap<(String, String), File>,
     faults: HashMap<String, VecDeque<Fault>>,
     seen: Vec<Seen>,
     /// Requests that are being answered; they are seen once that has ended.
@@ -125,11 +132,11 @@ impl HubServer {
 
     pub fn put(&self, repository: &str, path: &str, content: &[u8]) {
         let key = (repository.to_owned(), path.to_owned());
-        self.state
-            .lock()
-            .unwrap()
-            .files
-            .insert(key, content.to_vec());
+        let file = File {
+            content: content.into(),
+            id: etag(path, content),
+        };
+        self.state.lock().unwrap().files.insert(key, file);
     }
 
     /// The next requests for this path fail so, one fault each.
@@ -277,16 +284,15 @@ fn answer(
         let siblings: Vec<serde_json::Value> = files
             .iter()
             .filter(|((r, _), _)| *r == repository)
-            .map(|((_, path), content)| {
+            .map(|((_, path), File { content, id })| {
                 if terse {
                     return serde_json::json!({"rfilename": path});
                 }
-                let id = etag(path, content);
                 let mut sibling = serde_json::json!({"rfilename": path, "size": content.len(), "blobId": "0".repeat(40)});
                 if in_lfs(path) {
                     sibling["lfs"] = serde_json::json!({"sha256": id, "size": content.len(), "pointerSize": 134});
                 } else {
-                    sibling["blobId"] = id.into();
+                    sibling["blobId"] = id.clone().into();
                 }
                 sibling
             })
@@ -306,13 +312,12 @@ fn answer(
         let entries: Vec<serde_json::Value> = files
             .iter()
             .filter(|((r, _), _)| *r == repository)
-            .map(|((_, path), content)| {
-                let id = etag(path, content);
+            .map(|((_, path), File { content, id })| {
                 let mut entry = serde_json::json!({"type": "file", "path": path, "size": content.len(), "oid": "0".repeat(40)});
                 if in_lfs(path) {
                     entry["lfs"] = serde_json::json!({"oid": id, "size": content.len(), "pointerSize": 134});
                 } else {
-                    entry["oid"] = id.into();
+                    entry["oid"] = id.clone().into();
                 }
                 entry
             })
@@ -329,7 +334,7 @@ fn answer(
         return respond(out, "404 Not Found", &[], b"");
     };
     let (repository, file) = (format!("{org}/{name}"), rest.join("/"));
-    let Some(content) = files.get(&(repository, file.clone())) else {
+    let Some(File { content, id }) = files.get(&(repository, file.clone())) else {
         return respond(
             out,
             "404 Not Found",
@@ -337,7 +342,6 @@ fn answer(
             b"",
         );
     };
-    let id = etag(&file, content);
     if gated && !seen.at_files {
         return respond(
             out,
@@ -373,7 +377,7 @@ fn answer(
     if let Some(fault) = take_fault(state, &file) {
         return faulty(&fault, content, from..end, seen, out);
     }
-    whole(content, from..end, &id, seen, out)
+    whole(content, from..end, id, seen, out)
 }
 
 fn take_fault(state: &Mutex<State>, path: &str) -> Option<Fault> {
