@@ -20,26 +20,57 @@ use steps::{Amount, Group};
 /// touch. Those between two tensors are paid for once.
 const BLOCK_BYTES: u64 = 64 << 10;
 
-/// A block of a file.
-type Block<'a> = (&'a str, u64);
+/// Numbers of blocks of each file, as runs: a file may state any size, and nothing is counted one by one.
+#[derive(Debug, Clone, Default)]
+struct Blocks<'a>(BTreeMap<&'a str, RowRuns>);
 
-/// The blocks that ranges of files touch.
-fn blocks<'a>(ranges: Vec<(&'a str, Range<u64>)>) -> impl Iterator<Item = Block<'a>> {
-    ranges.into_iter().flat_map(|(file, range)| {
-        let numbers = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
-        numbers.map(move |number| (file, number))
-    })
+impl<'a> Blocks<'a> {
+    /// The blocks that ranges of files touch.
+    fn of(ranges: impl IntoIterator<Item = (&'a str, Range<u64>)>) -> Self {
+        let mut files: BTreeMap<&str, Vec<Range<usize>>> = BTreeMap::new();
+        for (file, range) in ranges {
+            let at = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            let numbers = at(range.start / BLOCK_BYTES)..at(range.end.div_ceil(BLOCK_BYTES));
+            files.entry(file).or_default().push(numbers);
+        }
+        let files = files.into_iter();
+        Self(
+            files
+                .map(|(file, runs)| (file, RowRuns::new(runs)))
+                .collect(),
+        )
+    }
+
+    fn union(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        for (file, runs) in &other.0 {
+            let known = all.0.entry(file).or_default();
+            *known = known.union(runs);
+        }
+        all
+    }
+
+    /// How many there are.
+    fn len(&self) -> u64 {
+        let sizes = self.0.values().map(|runs| runs.len() as u64);
+        sizes.fold(0, u64::saturating_add)
+    }
 }
 
 /// The blocks before the first tensor of each file: headers, which opening the model has read.
-fn headers(model: &Model) -> BTreeSet<Block<'_>> {
+fn headers(model: &Model) -> Blocks<'_> {
     let mut first: BTreeMap<&str, u64> = BTreeMap::new();
     for (file, range) in model.tensors.iter().flat_map(Tensor::byte_ranges) {
         let known = first.entry(file).or_insert(range.start);
         *known = range.start.min(*known);
     }
-    let of_files = first.into_iter().map(|(file, end)| (file, 0..end));
-    blocks(of_files.collect()).collect()
+    Blocks::of(first.into_iter().map(|(file, end)| (file, 0..end)))
+}
+
+/// The blocks of the tensors of all components.
+fn tensors(model: &Model) -> Blocks<'_> {
+    let tensors = model.components.iter().flat_map(|c| &c.tensors);
+    Blocks::of(tensors.flat_map(Tensor::byte_ranges))
 }
 
 /// Two models of which only what the budget holds is left.
@@ -76,29 +107,18 @@ impl Chosen {
     }
 }
 
-/// Where the tensors of a model's components lie: ranges of files in their order, neighbours as one.
+/// Where the tensors of a model's components lie: ranges of files in their order, in whole blocks, neighbours
+/// as one.
 pub fn ranges(model: &Model) -> Vec<(String, Range<u64>)> {
-    let tensors = model.components.iter().flat_map(|c| &c.tensors);
-    let touched: BTreeSet<Block> = tensors.flat_map(|t| blocks(t.byte_ranges())).collect();
-    let mut ranges: Vec<(String, Range<u64>)> = Vec::new();
-    for (file, number) in touched {
-        let block = number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES;
-        match ranges.last_mut() {
-            Some((last, range)) if last == file && range.end == block.start => {
-                range.end = block.end;
-            }
-            _ => ranges.push((file.to_owned(), block)),
-        }
-    }
-    ranges
-}
-
-/// Bytes of all blocks that hold a tensor or a header.
-fn total(model: &Model) -> u64 {
-    let tensors = model.components.iter().flat_map(|c| &c.tensors);
-    let mut all = headers(model);
-    all.extend(tensors.flat_map(|t| blocks(t.byte_ranges())));
-    (all.len() as u64).saturating_mul(BLOCK_BYTES)
+    let blocks = tensors(model).0.into_iter();
+    let of_file = |(file, runs): (&str, RowRuns)| {
+        let at = |number: usize| (number as u64).saturating_mul(BLOCK_BYTES);
+        let runs = runs
+            .runs()
+            .map(|run| (file.to_owned(), at(run.start)..at(run.end)));
+        runs.collect::<Vec<_>>()
+    };
+    blocks.flat_map(of_file).collect()
 }
 
 /// What was taken of a tensor: all of it, or some of its stored rows.
@@ -298,20 +318,12 @@ impl<'a> Both<'a> {
     }
 }
 
-/// The blocks of a step that were not paid for, on one side.
-fn new_blocks<'a>(
-    tensors: &BTreeMap<&'a str, (&'a Tensor, Taken)>,
-    spent: &BTreeSet<Block<'a>>,
-) -> BTreeSet<Block<'a>> {
-    let mut new = BTreeSet::new();
-    for (tensor, taken) in tensors.values() {
-        let ranges = match taken {
-            Taken::Whole => tensor.byte_ranges(),
-            Taken::Rows(rows) => tensor.row_ranges(rows),
-        };
-        new.extend(blocks(ranges).filter(|block| !spent.contains(block)));
-    }
-    new
+/// The blocks of a step on one side.
+fn blocks_of<'a>(tensors: &BTreeMap<&'a str, (&'a Tensor, Taken)>) -> Blocks<'a> {
+    Blocks::of(tensors.values().flat_map(|(tensor, taken)| match taken {
+        Taken::Whole => tensor.byte_ranges(),
+        Taken::Rows(rows) => tensor.row_ranges(rows),
+    }))
 }
 
 /// Takes steps as long as they fit.
@@ -331,14 +343,11 @@ fn take<'a>(models: [&'a Model; 2], each: u64, settings: &Settings) -> Vec<Both<
     let mut spent = models.map(headers);
     for (_, at, _, group, amount) in open {
         let wanted = pairs[at].want(&group, amount, settings);
-        let new = [0, 1].map(|i: usize| new_blocks(&wanted.tensors[i], &spent[i]));
-        let fits = |i: usize| (spent[i].len() + new[i].len()) as u64 <= each / BLOCK_BYTES;
-        if !(fits(0) && fits(1)) {
+        let with = [0, 1].map(|i: usize| spent[i].union(&blocks_of(&wanted.tensors[i])));
+        if with.iter().any(|blocks| blocks.len() > each / BLOCK_BYTES) {
             continue;
         }
-        for (spent, new) in spent.iter_mut().zip(new) {
-            spent.extend(new);
-        }
+        spent = with;
         pairs[at].take(&group, wanted);
     }
     pairs
@@ -405,7 +414,8 @@ pub fn choose(
 ) -> Result<Chosen, TensorError> {
     let models = [reference, candidate];
     let each = budget_bytes / 2;
-    let fits = models.iter().all(|model| total(model) <= each);
+    let fits = |model: &&Model| headers(model).union(&tensors(model)).len() <= each / BLOCK_BYTES;
+    let fits = models.iter().all(fits);
     let nameless = models
         .iter()
         .any(|m| m.components.iter().any(|c| c.basis == RoleBasis::None));
@@ -444,7 +454,10 @@ pub fn choose(
         let tensors = model.components.iter().flat_map(|c| &c.tensors);
         Count {
             n_in_part: tensors.clone().filter(|t| t.whole().is_some()).count(),
-            n_bytes: tensors.clone().map(Tensor::size_bytes).sum(),
+            n_bytes: tensors
+                .clone()
+                .map(Tensor::size_bytes)
+                .fold(0, u64::saturating_add),
             n_tensors: tensors.count(),
             n_all: whole.components.iter().map(|c| c.tensors.len()).sum(),
         }

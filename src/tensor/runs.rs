@@ -32,7 +32,7 @@ impl RowRuns {
         }
         for &(start, end) in &found.runs {
             found.before.push(found.n);
-            found.n += end - start;
+            found.n = found.n.saturating_add(end - start);
         }
         found
     }

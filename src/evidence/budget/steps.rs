@@ -100,7 +100,7 @@ const N_QUARTERS: usize = 16;
 
 /// Units of an MLP of `n` of which about `N_PARTNERS` are among as many units in another order.
 fn reach(n: usize) -> usize {
-    ((n * N_PARTNERS) as f64).sqrt().ceil() as usize
+    (n as f64 * N_PARTNERS as f64).sqrt().ceil() as usize
 }
 
 /// The steps of a pair of components, in order. `n_units`: hidden units of the first MLP, 0 where there is
@@ -194,7 +194,7 @@ pub(super) fn rows(n: usize, wanted: usize, row_bytes: u64, key: &str, seed: u64
     let offset = offset.first().copied().unwrap_or(0);
     let each = wanted.div_ceil(n_runs);
     RowRuns::new((0..n_runs).flat_map(|i| {
-        let start = (offset + i * n / n_runs) % n;
+        let start = (offset + n / n_runs * i) % n;
         // A run that reaches the end goes on at the beginning.
         let end = (start + each).min(n);
         [start..end, 0..each - (end - start)]
