@@ -87,27 +87,28 @@ impl Planted {
         } = sizes;
         let tensors = llama_tensors(hidden, mlp, kv, vocabulary, n_layers);
         let total: u64 = tensors.iter().map(|(_, shape)| n_bytes(shape)).sum();
-        let mut cut: Vec<Vec<(u64, (String, Vec<usize>))>> = vec![Vec::new(); n_shards];
+        let mut cut: Vec<Vec<usize>> = vec![Vec::new(); n_shards];
         let mut before = 0;
-        for (index, tensor) in (0..).zip(tensors) {
+        for (index, (_, shape)) in tensors.iter().enumerate() {
             let shard = (before * n_shards as u64 / total) as usize;
-            before += n_bytes(&tensor.1);
-            cut[shard.min(n_shards - 1)].push((index, tensor));
+            before += n_bytes(shape);
+            cut[shard.min(n_shards - 1)].push(index);
         }
         let shards = cut.into_iter().enumerate();
-        let shards = shards.map(|(number, tensors)| {
+        let shards = shards.map(|(number, indices)| {
             let mut header = serde_json::Map::new();
             header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
             let mut offset = 0;
             let mut stored = Vec::new();
-            for (index, (name, shape)) in tensors {
+            for index in indices {
+                let (name, shape) = tensors[index].clone();
                 let bytes = offset..offset + n_bytes(&shape);
                 header.insert(
                     name.clone(),
                     serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [bytes.start, bytes.end]}),
                 );
                 offset = bytes.end;
-                stored.push(Stored { name, shape, index, bytes, order: OnceLock::new() });
+                stored.push(Stored { name, shape, index: index as u64, bytes, order: OnceLock::new() });
             }
             let mut json = serde_json::to_vec(&header).expect("a map prints");
             json.resize(json.len().div_ceil(8) * 8, b' ');

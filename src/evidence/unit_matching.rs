@@ -69,6 +69,11 @@ impl Cell {
         self.test.n_coincident as f64 / self.test.n.max(1) as f64
     }
 
+    /// Matched units whose partner was read, whatever the order.
+    fn n_partners(&self) -> f64 {
+        self.n_if_reordered.unwrap_or(self.test.n as f64)
+    }
+
     /// Coincidences beyond those of chance.
     fn n_beyond_chance(&self) -> f64 {
         let by_chance = self.test.n as f64 / self.test.n_targets.max(1) as f64;
@@ -84,7 +89,7 @@ fn agreement(grid: &Grid, best: &[&Cell]) -> f64 {
     if grid.question == Question::Order || !best.iter().any(in_part) {
         return best.iter().map(|cell| cell.agreement()).sum::<f64>() / best.len().max(1) as f64;
     }
-    let expected = |cell: &Cell| cell.n_if_reordered.unwrap_or(cell.test.n as f64);
+    let expected = Cell::n_partners;
     let mut cells: Vec<&Cell> = best
         .iter()
         .copied()
@@ -97,7 +102,7 @@ fn agreement(grid: &Grid, best: &[&Cell]) -> f64 {
         cells.extend(largest);
     }
     let found: f64 = cells.iter().map(|cell| cell.n_beyond_chance()).sum();
-    let most: f64 = cells.iter().map(|cell| expected(cell)).sum();
+    let most: f64 = cells.iter().copied().map(expected).sum();
     if most > 0.0 {
         (found / most).min(1.0)
     } else {
@@ -364,9 +369,9 @@ pub fn record(
     });
     // Half of the units of the closest layer, say, agreeing by chance is what the p excludes.
     let mut record = TestRecord::measured(test, component);
-    let reordered = grid.cells().filter_map(|c| c.n_if_reordered);
-    if let Some(most) = reordered.reduce(f64::max) {
-        record = record.with_effect("n-partners-if-reordered", most);
+    if grid.cells().any(|c| c.n_if_reordered.is_some()) {
+        let partners = grid.cells().map(Cell::n_partners);
+        record = record.with_effect("n-partners-if-reordered", partners.fold(0.0, f64::max));
     }
     if let Some(share) = grid.layers_read {
         record = record.with_effect("fraction-layers-read", share);

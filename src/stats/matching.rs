@@ -421,11 +421,8 @@ mod tests {
             permutation(n, &mut generator),
             permutation(n, &mut generator),
         );
-        for unit in 0..16 {
-            let at = second
-                .iter()
-                .position(|target| *target == first[unit])
-                .unwrap();
+        for (unit, target) in first.iter().enumerate().take(16) {
+            let at = second.iter().position(|other| other == target).unwrap();
             second.swap(unit, at);
         }
         let test = matching_test(&first, &second, n).unwrap();

@@ -109,6 +109,7 @@ impl Matrix {
             stored: (n_slices * n, 1),
             transposed: false,
             rows: Rows::Range(slice * n..(slice + 1) * n),
+            part: None,
         })
     }
 

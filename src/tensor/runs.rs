@@ -37,6 +37,11 @@ impl RowRuns {
         found
     }
 
+    /// The rows of one range.
+    pub fn one(range: Range<usize>) -> Self {
+        Self::new(std::iter::once(range))
+    }
+
     /// The runs.
     pub fn runs(&self) -> impl DoubleEndedIterator<Item = Range<usize>> + '_ {
         self.runs.iter().map(|&(start, end)| start..end)
@@ -120,8 +125,8 @@ mod tests {
 
     #[test]
     fn unions_and_intersections_are_of_rows() {
-        let (a, b) = (RowRuns::new([0..4, 8..12]), RowRuns::new([2..9]));
-        assert_eq!(a.union(&b), RowRuns::new([0..12]));
+        let (a, b) = (RowRuns::new([0..4, 8..12]), RowRuns::one(2..9));
+        assert_eq!(a.union(&b), RowRuns::one(0..12));
         assert_eq!(a.intersection(&b), RowRuns::new([2..4, 8..9]));
     }
 }

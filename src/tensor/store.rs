@@ -492,9 +492,9 @@ pub(super) mod tests {
         assert!(part.read_elements(0..10).is_err());
         let ranges: Vec<Range<u64>> = part.byte_ranges().into_iter().map(|(_, r)| r).collect();
         assert_eq!(ranges, [12..36, 84..96]);
-        assert!(whole.part(&RowRuns::new([9..11])).is_err());
+        assert!(whole.part(&RowRuns::one(9..11)).is_err());
         assert!(whole.part(&RowRuns::default()).is_err());
-        assert!(tensor(&[30], &values).part(&RowRuns::new([0..1])).is_err());
+        assert!(tensor(&[30], &values).part(&RowRuns::one(0..1)).is_err());
     }
 
     #[test]

@@ -560,10 +560,11 @@ pub(super) fn component(records: &[&TestRecord], n_p_values: usize) -> Judged {
             ..Judged::default()
         };
     }
-    let in_part = partners.is_some();
+    let layers_left_out = of_units("fraction-layers-read").is_some_and(|share| share < 1.0);
+    let in_part = partners.is_some() || layers_left_out;
     let through_lens = links.measured.contains(&"token-lens-matching");
     let mut caveats = vec![words::INDEPENDENT.to_owned()];
-    if of_units("fraction-layers-read").is_some_and(|share| share < 1.0) {
+    if layers_left_out {
         caveats.push(words::LAYERS_NOT_READ.to_owned());
     }
     if !through_lens {

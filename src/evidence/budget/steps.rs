@@ -182,7 +182,7 @@ const N_RUNS: usize = 4;
 /// that its first and last block cost little beside it. They begin where the seed says.
 pub(super) fn rows(n: usize, wanted: usize, row_bytes: u64, key: &str, seed: u64) -> RowRuns {
     if wanted >= n {
-        return RowRuns::new([0..n]);
+        return RowRuns::one(0..n);
     }
     let n_bytes = row_bytes.saturating_mul(wanted as u64);
     let n_runs = if n_bytes >= RUN_BYTES * N_RUNS as u64 {
@@ -215,7 +215,7 @@ mod tests {
                 assert!(few.end() <= 11_008 && many.runs().count() <= 5);
             }
         }
-        assert_eq!(rows(10, 10, 1, "units", 0), RowRuns::new([0..10]));
+        assert_eq!(rows(10, 10, 1, "units", 0), RowRuns::one(0..10));
         assert_eq!(rows(11_008, 256, 8192, "units", 0).len(), 256);
     }
 

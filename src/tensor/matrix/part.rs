@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 impl Matrix {
     /// The stored rows that the view shows, where it is a plain view of rows and may be read in part:
-    /// `None` for transposed views and for slices of stacks.
+    /// `None` for transposed views and for slices of stacks, whose rows are not those of the tensor.
     pub fn stored_rows(&self, rows: &RowRuns) -> Option<RowRuns> {
-        if self.transposed || self.tensor.shape().len() != 2 {
+        if self.transposed || self.tensor.shape() != [self.stored.0, self.stored.1] {
             return None;
         }
         match &self.rows {
@@ -89,7 +89,7 @@ mod tests {
         .unwrap();
         let first = whole.clone().row_range(0..6).unwrap();
         let second = whole.clone().select_rows(&[9, 6, 8, 7]).unwrap();
-        let chosen = RowRuns::new([1..3]);
+        let chosen = RowRuns::one(1..3);
         let stored = first
             .stored_rows(&chosen)
             .unwrap()
@@ -104,7 +104,7 @@ mod tests {
                 (2, view.n_rows())
             );
             assert_eq!((of_part.position(2), of_part.position(3)), (Some(1), None));
-            assert!(view.of_part(&part, &RowRuns::new([0..3])).is_err());
+            assert!(view.of_part(&part, &RowRuns::one(0..3)).is_err());
             assert!(!of_part.has_layout_of(&view));
         }
         assert!(whole.transposed().stored_rows(&chosen).is_none());
