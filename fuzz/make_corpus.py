@@ -246,6 +246,31 @@ def make_quantized():
         put("quantized", folder.name, struct.pack("<H", len(config)) + config + as_safetensors(kept))
 
 
+def make_adapters():
+    """The modules of one layer, of which the base has as much as it takes."""
+    for name in ["dora", "embedding-and-norm", "gpt2-dora", "lora", "rslora-patterns"]:
+        folder = DATA / "adapters" / name
+        path = folder / "adapter_model.safetensors"
+        stated = json.loads((folder / "adapter_config.json").read_text())
+        config = json.dumps({k: v for k, v in stated.items() if v not in (None, [], {}, False)}).encode()
+        parts = read_safetensors(path)
+        kept = {k: v for k, v in parts.items() if "q_proj" in k or "c_attn" in k or "norm" in k}
+        kept = {k: v for k, v in kept.items() if "layers.1" not in k and "h.1" not in k}
+        base = {}
+        for name, (_, shape, _) in kept.items():
+            name = name.removeprefix("base_model.model.")
+            if ".lora_B." in name:
+                stem = name.split(".lora_B.")[0]
+                n_in = kept[next(k for k in kept if stem + ".lora_A." in k)][1][1]
+                shape = [n_in, shape[0]] if stated["fan_in_fan_out"] else [shape[0], n_in]
+                base[stem + ".weight"] = ("BF16", shape, noise(2 * shape[0] * shape[1]))
+            elif ".lora_" not in name:
+                base[name] = ("BF16", shape, noise(2 * shape[0]))
+        factors = as_safetensors(kept)
+        data = config + factors + as_safetensors(base)
+        put("adapter", folder.name, struct.pack("<HH", len(config), len(factors)) + data)
+
+
 def make_text():
     for path in sorted((TESTS / "parity" / "models").glob("*/config.json")):
         put("config", path.parent.name, path.read_bytes())
@@ -300,6 +325,7 @@ if __name__ == "__main__":
     make_gguf()
     make_pytorch()
     make_quantized()
+    make_adapters()
     make_text()
     make_arrays()
     files = [path for path in OUT.rglob("*") if path.is_file()]

@@ -22,6 +22,7 @@ pub type Parser = fn(&[u8]) -> bool;
 
 /// Every entry point by the name of its fuzz target and of its folder under `fuzz/corpus`.
 pub const PARSERS: &[(&str, Parser)] = &[
+    ("adapter", adapter),
     ("chat_template", chat_template),
     ("config", config),
     ("gguf", gguf),
@@ -241,6 +242,35 @@ pub fn quantized(bytes: &[u8]) -> bool {
         file("config.json", config),
         file("model.safetensors", parts),
     ])
+}
+
+/// Two lengths of two bytes, an `adapter_config.json` and an `adapter_model.safetensors` of these lengths, and a
+/// safetensors file of the base that the adapter is then added to.
+pub fn adapter(bytes: &[u8]) -> bool {
+    let Some((lengths, rest)) = bytes.split_first_chunk::<4>() else {
+        return false;
+    };
+    let length = |low: u8, high: u8| usize::from(u16::from_le_bytes([low, high]));
+    let (config, rest) = rest.split_at(length(lengths[0], lengths[1]).min(rest.len()));
+    let (factors, base) = rest.split_at(length(lengths[2], lengths[3]).min(rest.len()));
+    let files = [
+        file("adapter_config.json", config),
+        file("adapter_model.safetensors", factors),
+    ];
+    if !audit_files(&files) {
+        return false;
+    }
+    let opened = checkpoint::open(&files).map(|checkpoint| checkpoint.adapter);
+    let (Ok(Some(adapter)), Ok(mut base)) =
+        (opened, checkpoint::open(&[file("model.safetensors", base)]))
+    else {
+        return false;
+    };
+    if adapter.add_to(&mut base).is_err() {
+        return false;
+    }
+    base.tensors.iter().take(N_TENSORS).for_each(look_at);
+    true
 }
 
 /// `config.json` as the engine reads it, and as the parts of a model without weights are named by it.

@@ -120,6 +120,11 @@ impl<'a> Elements<'a> {
         self.at += 1;
     }
 
+    /// Whether bounds are asked for: some cost a second read.
+    pub fn wants_bounds(&self) -> bool {
+        self.bounds.is_some()
+    }
+
     /// Elements put so far.
     pub fn len(&self) -> usize {
         self.at

@@ -4,7 +4,11 @@ Each variant is a folder as peft saves it: `adapter_config.json`, `adapter_model
 them `merged/`: the tensors of the base model that merging changed, in the base's own type (the first rows of each;
 of WHOLE all rows, so that the tests can put the merged model together).
 
-    pip install torch==2.15.0 transformers==5.24.0 peft==0.21.2 safetensors
+What is called qlora was trained on the base in nf4, as bitsandbytes quantizes it (tests/data/quantized/nf4-nested has
+the same codes: the script checks it). It is merged twice, as people do it: into the published base (`merged/rows`),
+and into what the nf4 base stands for, in bf16 (`merged/dequantized`).
+
+    pip install torch==2.15.0 transformers==5.24.0 peft==0.21.2 bitsandbytes==0.50.2 safetensors
     python tests/scripts/make_adapters.py tests/zoo tests/data/adapters
 """
 
@@ -13,14 +17,16 @@ import sys
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 LLAMA = dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"],
              layers_to_transform=[0, 1], task_type="CAUSAL_LM")
 GPT2 = dict(r=4, lora_alpha=8, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True,
             layers_to_transform=[0, 1], task_type="CAUSAL_LM")
+# bitsandbytes 0.50.2 is wrong on CPUs where rows are not whole blocks of 64, as those of down_proj.
+QLORA = dict(LLAMA, target_modules=["q_proj", "v_proj", "up_proj"])
 
 # Name: zoo model, options of LoraConfig, seed of the initialisation, seed of the data, steps, further options.
 VARIANTS = {
@@ -38,10 +44,13 @@ VARIANTS = {
     "gpt2-dora": ("gpt2-a", dict(GPT2, use_dora=True), 10, 1, 60, {}),
     "embedding-and-norm": ("llama-a", dict(LLAMA, target_modules=["embed_tokens", "o_proj"], layers_to_transform=None,
                            modules_to_save=["norm"]), 11, 1, 60, {"save_embedding_layers": False}),
+    "qlora": ("llama-a", QLORA, 12, 1, 60, {"nf4": True}),
+    "qlora-continued": ("llama-a", QLORA, 12, 2, 20, {"start": "qlora", "nf4": True}),
+    "qlora-other": ("llama-a", QLORA, 13, 3, 60, {"nf4": True}),
 }
 
 # Variants whose merged weights are kept whole, and the rows that are kept of the others.
-WHOLE = ["lora"]
+WHOLE = ["lora", "qlora"]
 N_ROWS = 8
 
 
@@ -75,11 +84,41 @@ def turn(folder):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def nf4_base(zoo, out, model_name):
+    """The model with the first two layers in nf4, as bitsandbytes loads it, and the same with their values in bf16."""
+    options = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=["lm_head", "model.layers.2", "model.layers.3"],
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        zoo / model_name, quantization_config=options, dtype=torch.bfloat16, device_map="cpu")
+    parts = load_file(out.parent / "quantized" / "nf4-nested" / "parts.safetensors")
+    dequantized = AutoModelForCausalLM.from_pretrained(zoo / model_name, dtype=torch.bfloat16)
+    n = 0
+    for stem, module in model.named_modules():
+        if f"{stem}.weight.absmax" in parts:
+            codes = parts[f"{stem}.weight"].flatten()
+            assert torch.equal(module.weight.data.flatten(), codes), stem
+            state = module.weight.quant_state
+            scales = state.state2.code[state.absmax.long()]
+            scales = scales * state.state2.absmax.repeat_interleave(state.state2.blocksize)[: len(scales)] + state.offset
+            values = state.code[torch.stack([codes >> 4, codes & 15], 1).flatten().long()]
+            values = (values * scales.repeat_interleave(state.blocksize)[: len(values)]).reshape(state.shape)
+            dequantized.get_submodule(stem).weight.data = values.to(torch.bfloat16)
+            n += 1
+    assert n == 14
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False), dequantized
+
+
 def make(zoo, out, name):
     print(name)
     model_name, options, init, data, n_steps, more = VARIANTS[name]
     folder = out / name
-    base = AutoModelForCausalLM.from_pretrained(zoo / model_name, dtype=torch.bfloat16)
+    if more.get("nf4"):
+        base, dequantized = nf4_base(zoo, out, model_name)
+    else:
+        base = AutoModelForCausalLM.from_pretrained(zoo / model_name, dtype=torch.bfloat16)
     torch.manual_seed(init)
     source = more.get("start") or more.get("turn")
     if source:
@@ -112,6 +151,10 @@ def make(zoo, out, name):
         changed = {n: t[:N_ROWS].contiguous() for n, t in changed.items()}
     (folder / "merged").mkdir(exist_ok=True)
     save_file(changed, folder / "merged" / "rows.safetensors", metadata={"format": "pt"})
+    if more.get("nf4"):
+        merged = PeftModel.from_pretrained(dequantized, folder).merge_and_unload().state_dict()
+        rows = {n: merged[n][:N_ROWS].contiguous() for n in changed}
+        save_file(rows, folder / "merged" / "dequantized.safetensors", metadata={"format": "pt"})
     config = folder / "adapter_config.json"
     stated = json.loads(config.read_text())
     for key in ("target_modules", "modules_to_save"):

@@ -25,12 +25,12 @@ const VARIANTS: &[(&str, &str)] = &[
     ("embedding-and-norm", "llama-a"),
 ];
 
-fn variant(name: &str) -> PathBuf {
+pub fn variant(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/adapters");
     folder.join(name)
 }
 
-fn added(adapter: &Path, base: &Path) -> Result<Model, String> {
+pub fn added(adapter: &Path, base: &Path) -> Result<Model, String> {
     let base = model_ref(base);
     let opened = audit::inspect(
         &model_ref(adapter),
@@ -42,21 +42,21 @@ fn added(adapter: &Path, base: &Path) -> Result<Model, String> {
     opened.map(|(model, _)| model)
 }
 
-fn alone(adapter: &Path) -> Result<Model, String> {
+pub fn alone(adapter: &Path) -> Result<Model, String> {
     let opened = audit::open(&model_ref(adapter), &FetchOptions::default(), &Unwatched);
     let opened = opened.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     opened.map(|(model, _)| model)
 }
 
 /// bf16 values of a tensor that peft merged.
-fn bf16(bytes: &[u8]) -> Vec<f32> {
+pub fn bf16(bytes: &[u8]) -> Vec<f32> {
     let pairs = bytes.as_chunks::<2>().0.iter();
     let widened = pairs.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16));
     widened.collect()
 }
 
 /// The zoo model with the weights that peft merged: what people publish.
-fn merged(name: &str, base: &str) -> TempDir {
+pub fn merged(name: &str, base: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         fs::copy(zoo(base).join(file), folder.path().join(file)).expect("a copy");
@@ -250,7 +250,7 @@ fn an_adapter_alone_is_no_model_and_the_verdict_asks_for_its_base() {
 }
 
 /// A variant with its config changed.
-fn copied(name: &str, edit: impl Fn(&mut Value)) -> TempDir {
+pub fn copied(name: &str, edit: impl Fn(&mut Value)) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let weights = "adapter_model.safetensors";
     fs::copy(variant(name).join(weights), folder.path().join(weights)).expect("a copy");
@@ -385,6 +385,23 @@ fn factors_that_do_not_fit_each_other_are_errors() {
         let error = alone(folder.path()).unwrap_err();
         assert!(error.contains(expected), "{error}: not {expected}");
     }
+}
+
+#[test]
+fn factors_whose_product_no_model_has_are_refused_though_they_are_small() {
+    use safetensors::tensor::{Dtype, TensorView};
+    let bytes = vec![0u8; 4 * 200_000];
+    let factors = [("lora_A", vec![1, 200_000]), ("lora_B", vec![200_000, 1])];
+    let factors = factors.map(|(part, shape)| {
+        let view = TensorView::new(Dtype::F32, shape, &bytes).unwrap();
+        let module = "base_model.model.model.layers.0.mlp.up_proj";
+        (format!("{module}.{part}.weight"), view)
+    });
+    let file = safetensors::serialize(factors, None).unwrap();
+    let folder = copied("lora", |config| config["r"] = json!(1));
+    fs::write(folder.path().join("adapter_model.safetensors"), file).unwrap();
+    let error = alone(folder.path()).unwrap_err();
+    assert!(error.contains("200000 × 200000"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One binary for all integration tests, so that the library is linked once.
 
 mod adapters;
+mod adapters_and_bases;
 mod architecture;
 mod architectures;
 mod arrays;

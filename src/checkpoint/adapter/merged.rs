@@ -2,7 +2,9 @@
 //!
 //! Values are computed in f32 and not rounded. A published merge is rounded to the base's type, the change
 //! before it is added as well: the bounds of [`crate::tensor::Tensor::read_rounding_bounds`] say how far that
-//! may move each value.
+//! may move each value. Where the base is quantized (QLoRA), they hold what its own rounding may have moved as
+//! well, since merges are made with the published base; with DoRA they do not, as rounding changes the lengths of
+//! outputs too.
 
 use super::super::CheckpointError;
 use super::update::Update;
@@ -69,6 +71,16 @@ impl Merged {
             *bound += half_step(dtype, change) + half_step(dtype, *value);
         }
         Ok((values, bounds))
+    }
+
+    /// How far rounding of a quantized base may have moved some columns of a row; nothing where it is none.
+    fn base_bounds(&self, row: usize, columns: Range<usize>) -> Result<Vec<f32>, TensorError> {
+        if !self.weight.dtype().is_quantized() {
+            return Ok(Vec::new());
+        }
+        let start = row * self.update.shape()[1];
+        let range = start + columns.start..start + columns.end;
+        Ok(self.weight.read_rounding_bounds(range)?.unwrap_or_default())
     }
 
     /// Lengths of all columns of W + scale · B · A.
@@ -167,7 +179,16 @@ impl Decoder for Merged {
     ) -> Result<(), TensorError> {
         let (values, bounds) = match self.update.magnitude() {
             Some(magnitude) => self.directed(magnitude, row, columns)?,
-            None => self.sum(row, columns)?,
+            None => {
+                let (values, mut bounds) = self.sum(row, columns.clone())?;
+                if out.wants_bounds() {
+                    let of_base = self.base_bounds(row, columns)?;
+                    for (bound, of_base) in bounds.iter_mut().zip(of_base) {
+                        *bound += of_base;
+                    }
+                }
+                (values, bounds)
+            }
         };
         for (value, bound) in values.into_iter().zip(bounds) {
             out.put(0, value, bound);

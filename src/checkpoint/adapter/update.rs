@@ -12,6 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Factors that are kept, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
 
+/// Elements of a weight that is changed: a small file can state factors whose product fills no disk. The largest
+/// weights that are published, tables of tokens, have a quarter of this.
+const MAX_ELEMENTS: usize = 1 << 34;
+
 /// Both factors of a module, laid out for rows of its weight.
 #[derive(Debug)]
 struct Loaded {
@@ -108,6 +112,13 @@ impl Update {
         if rank != other {
             let expected = format!("{rank} columns, as the other factor has rows");
             return Err(wrong(b, expected, format!("{:?}", b.shape())));
+        }
+        if n_out
+            .checked_mul(n_in)
+            .is_none_or(|product| product > MAX_ELEMENTS)
+        {
+            let expected = format!("factors of a weight of at most {MAX_ELEMENTS} elements");
+            return Err(wrong(b, expected, format!("{n_out} × {n_in}")));
         }
         if let Some(m) = magnitude
             && (m.n_elements() != n_out || !m.dtype().is_float())
