@@ -30,6 +30,10 @@ pub enum Rule {
     /// A stack of the experts' matrices, each of whose rows are gate, then up `[n_experts, 2 × rows,
     /// columns]`.
     ExpertsGateUp,
+    /// A stack of the role's biases, one for each expert `[n_experts, rows]`.
+    ExpertsBias(RoleKind),
+    /// A stack of the experts' biases, gate and up in turn `[n_experts, 2 × rows]` (gpt-oss).
+    ExpertsGateUpBias,
     /// Known, and of no use as evidence (buffers such as `rotary_emb.inv_freq`).
     Ignored,
 }

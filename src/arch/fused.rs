@@ -20,8 +20,18 @@ pub(super) struct Heads {
     pub intermediate_size: Option<usize>,
     /// Parallel blocks have a norm each (Falcon 40B).
     pub two_parallel_norms: bool,
-    /// Stacked experts are stored `[n_experts, in, out]` (GPT-OSS, Llama 4), which no rule reads yet.
-    pub transposed_experts: bool,
+    pub experts: ExpertLayout,
+}
+
+/// How weights of stacked experts lie in a tensor; packed codes lie as [`Self::Rows`] whatever the config says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExpertLayout {
+    /// `[n_experts, out, in]`, gate before up.
+    Rows,
+    /// `[n_experts, in, out]`, gate and up in turn (gpt-oss).
+    InterleavedColumns,
+    /// `[n_experts, in, out]`, gate before up (Llama 4), which no rule reads yet.
+    Columns,
 }
 
 /// Whether it is Falcon's new decoder, which was first published without the flag that says so.
@@ -59,7 +69,11 @@ impl Heads {
         Self {
             n_heads,
             n_kv_heads,
-            transposed_experts: ["gpt_oss", "llama4_text", "llama4"].contains(&model_type),
+            experts: match model_type {
+                "gpt_oss" => ExpertLayout::InterleavedColumns,
+                "llama4" | "llama4_text" => ExpertLayout::Columns,
+                _ => ExpertLayout::Rows,
+            },
             head_dim: number(config, &["head_dim"]),
             intermediate_size: number(config, &["intermediate_size"]),
             two_parallel_norms: is_falcon && is_new_falcon(config) && n_norms == 2,

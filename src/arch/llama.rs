@@ -38,6 +38,8 @@ pub const LLAMA: Family = Family {
         // As transformers 5 holds experts, and saves them where asked not to restore the names.
         ("mlp.experts.gate_up_proj", Rule::ExpertsGateUp),
         ("mlp.experts.down_proj", Rule::Experts(K::Down)),
+        ("mlp.experts.gate_up_proj_bias", Rule::ExpertsGateUpBias),
+        ("mlp.experts.down_proj_bias", Rule::ExpertsBias(K::Down)),
         ("mlp.shared_expert.gate_proj", Rule::One(K::SharedGate)),
         ("mlp.shared_expert.up_proj", Rule::One(K::SharedUp)),
         ("mlp.shared_expert.down_proj", Rule::One(K::SharedDown)),

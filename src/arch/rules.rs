@@ -2,7 +2,7 @@
 
 use super::ArchError;
 use super::family::{Family, Rule};
-use super::fused::{Heads, qkv_rows};
+use super::fused::{ExpertLayout, Heads, qkv_rows};
 use super::role::{Part, Role, RoleKind};
 use super::split::Member;
 use crate::tensor::{Matrix, Tensor};
@@ -55,27 +55,12 @@ pub(super) fn apply(
     };
     match rule {
         Rule::Experts(_) | Rule::ExpertsGateUp => {
-            let &[n_experts, n_rows, _] = tensor.shape() else {
-                return Ok(());
-            };
-            let halved = rule != Rule::ExpertsGateUp || n_rows.is_multiple_of(2);
-            // Packed codes lie row by row also where such a model's plain weights do not (GPT-OSS).
-            let transposed = heads.transposed_experts && tensor.parts().is_empty();
-            if member.part == Part::Bias || transposed || !halved {
-                return Ok(());
+            if member.part == Part::Weight {
+                experts(rule, tensor, heads, role(RoleKind::Gate), roles)?;
             }
-            for expert in 0..n_experts.min(MAX_EXPERTS) {
-                let slice = Matrix::slice_of_stack(tensor.clone(), expert)?;
-                let of_expert = |kind| role(kind).of_expert(Some(expert as u32));
-                if let Rule::Experts(kind) = rule {
-                    roles.insert(of_expert(kind), slice);
-                } else {
-                    let half = n_rows / 2;
-                    let gate = slice.clone().row_range(0..half)?;
-                    roles.insert(of_expert(RoleKind::Gate), gate);
-                    roles.insert(of_expert(RoleKind::Up), slice.row_range(half..n_rows)?);
-                }
-            }
+        }
+        Rule::ExpertsBias(_) | Rule::ExpertsGateUpBias => {
+            experts_biases(rule, tensor, role(RoleKind::Gate).bias(), roles)?;
         }
         // No bias of anything, though GGUF calls it one.
         Rule::One(RoleKind::RouterBias) if tensor.shape().len() == 1 => {
@@ -108,7 +93,7 @@ pub(super) fn apply(
         }
         Rule::OneOrEachHead(kind) => {
             for head in 0..matrix.n_rows().min(MAX_HEADS) {
-                let gains = Matrix::vector_of_stack(tensor.clone(), head)?;
+                let gains = Matrix::slice_of_stack(tensor.clone(), head)?;
                 roles.insert(role(kind).of_expert(Some(head as u32)), gains);
             }
         }
@@ -146,4 +131,94 @@ pub(super) fn apply(
         Rule::Ignored | Rule::UpOrGateUp | Rule::AttentionOrMlpNorm => {}
     }
     Ok(())
+}
+
+/// Names the roles of a stack of experts' matrices; `role` is that of any of them, without the expert.
+fn experts(
+    rule: Rule,
+    tensor: &Tensor,
+    heads: Heads,
+    role: Role,
+    roles: &mut BTreeMap<Role, Matrix>,
+) -> Result<(), ArchError> {
+    let &[n_experts, n_rows, n_cols] = tensor.shape() else {
+        return Ok(());
+    };
+    // Packed codes lie row by row also where such a model's plain weights do not (gpt-oss).
+    let layout = match tensor.parts().is_empty() {
+        true => heads.experts,
+        false => ExpertLayout::Rows,
+    };
+    let n_out = match layout {
+        ExpertLayout::Rows => n_rows,
+        ExpertLayout::InterleavedColumns => n_cols,
+        ExpertLayout::Columns => return Ok(()),
+    };
+    if rule == Rule::ExpertsGateUp && !n_out.is_multiple_of(2) {
+        return Ok(());
+    }
+    for expert in 0..n_experts.min(MAX_EXPERTS) {
+        let mut slice = Matrix::slice_of_stack(tensor.clone(), expert)?;
+        if layout != ExpertLayout::Rows {
+            slice = slice.transposed();
+        }
+        let of_expert = |kind| Role {
+            kind,
+            expert: Some(expert as u32),
+            ..role
+        };
+        if let Rule::Experts(kind) = rule {
+            roles.insert(of_expert(kind), slice);
+        } else if layout == ExpertLayout::InterleavedColumns {
+            let [gate, up] = in_turn(slice)?;
+            roles.insert(of_expert(RoleKind::Gate), gate);
+            roles.insert(of_expert(RoleKind::Up), up);
+        } else {
+            let half = n_out / 2;
+            let gate = slice.clone().row_range(0..half)?;
+            roles.insert(of_expert(RoleKind::Gate), gate);
+            roles.insert(of_expert(RoleKind::Up), slice.row_range(half..n_out)?);
+        }
+    }
+    Ok(())
+}
+
+/// As [`experts`], of their biases, which lie alike beside weights and beside packed codes.
+fn experts_biases(
+    rule: Rule,
+    tensor: &Tensor,
+    role: Role,
+    roles: &mut BTreeMap<Role, Matrix>,
+) -> Result<(), ArchError> {
+    let &[n_experts, n_rows] = tensor.shape() else {
+        return Ok(());
+    };
+    for expert in 0..n_experts.min(MAX_EXPERTS) {
+        let slice = Matrix::slice_of_stack(tensor.clone(), expert)?;
+        let of_expert = |kind| Role {
+            kind,
+            expert: Some(expert as u32),
+            ..role
+        };
+        match rule {
+            Rule::ExpertsBias(kind) => drop(roles.insert(of_expert(kind), slice)),
+            _ if n_rows.is_multiple_of(2) => {
+                let [gate, up] = in_turn(slice)?;
+                roles.insert(of_expert(RoleKind::Gate), gate);
+                roles.insert(of_expert(RoleKind::Up), up);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Every other row of a matrix, from the first and from the second on.
+fn in_turn(matrix: Matrix) -> Result<[Matrix; 2], ArchError> {
+    let every_other = |first| (first..matrix.n_rows()).step_by(2).collect::<Vec<usize>>();
+    let (even, odd) = (every_other(0), every_other(1));
+    Ok([
+        matrix.clone().select_rows(&even)?,
+        matrix.select_rows(&odd)?,
+    ])
 }

@@ -46,6 +46,9 @@ pub const TEST: Test = Test {
 /// Elements compared at a time; also the chunk that counts as equal or not. 64 KiB of bf16.
 const CHUNK: usize = 32_768;
 
+/// Elements compared at a time where rows of one matrix are columns of the other's.
+const TRANSPOSED_CHUNK: usize = 1 << 21;
+
 /// Chunks of a large tensor that are compared first.
 const N_SPREAD: usize = 64;
 
@@ -200,7 +203,11 @@ fn compare(a: &Tensor, b: &Tensor, counts: &mut Counts) -> Result<(), TensorErro
 fn compare_role(a: &Matrix, b: &Matrix, counts: &mut Counts) -> Result<(), TensorError> {
     let (n_rows, n_cols) = (a.n_rows(), a.n_cols());
     let mut values = Values::default();
-    let step = (CHUNK / n_cols.max(1)).max(1);
+    let at_once = match a.is_transposed() || b.is_transposed() {
+        true => TRANSPOSED_CHUNK,
+        false => CHUNK,
+    };
+    let step = (at_once / n_cols.max(1)).max(1);
     for start in (0..n_rows).step_by(step) {
         values.add(rounding::compare_rows(
             a,

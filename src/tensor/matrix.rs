@@ -45,6 +45,8 @@ impl Rows {
 #[derive(Clone, Debug)]
 pub struct Matrix {
     tensor: Tensor,
+    /// The element of the tensor at which the matrix begins: that of a slice, in a stack of them.
+    start: usize,
     /// Stored sizes `[rows, cols]`, before transposition.
     stored: (usize, usize),
     transposed: bool,
@@ -66,6 +68,7 @@ impl Matrix {
         let stored = (n_rows, tensor.n_elements() / n_rows);
         Ok(Self {
             tensor,
+            start: 0,
             stored,
             transposed: false,
             rows: Rows::Range(0..n_rows),
@@ -73,42 +76,27 @@ impl Matrix {
         })
     }
 
-    /// One slice of a stack `[n_slices, n_rows, n_cols]`, such as the weights of one expert.
+    /// One slice of a stack, such as the weights of one expert `[n_slices, n_rows, n_cols]`, or their biases
+    /// `[n_slices, n_rows]`, of which each is `n_rows × 1`.
     ///
     /// # Errors
     /// When the tensor is no such stack, or has no such slice.
     pub fn slice_of_stack(tensor: Tensor, slice: usize) -> Result<Self, TensorError> {
-        let &[n_slices, n_rows, n_cols] = tensor.shape() else {
-            return Err(TensorError::shape(&tensor, "a stack of matrices"));
+        let (n_slices, stored) = match *tensor.shape() {
+            [n_slices, n_rows, n_cols] => (n_slices, (n_rows, n_cols)),
+            [n_slices, n_rows] => (n_slices, (n_rows, 1)),
+            _ => return Err(TensorError::shape(&tensor, "a stack of matrices")),
         };
         if slice >= n_slices || tensor.n_elements() == 0 {
             return Err(TensorError::index(&tensor, slice, n_slices));
         }
         Ok(Self {
+            // Below the number of elements, which the tensor's constructor checked.
+            start: slice * stored.0 * stored.1,
             tensor,
-            stored: (n_slices * n_rows, n_cols),
+            stored,
             transposed: false,
-            rows: Rows::Range(slice * n_rows..(slice + 1) * n_rows),
-            part: None,
-        })
-    }
-
-    /// One row of a tensor `[n_slices, n]`, as a vector `[n, 1]`: gains of one head, for example.
-    ///
-    /// # Errors
-    /// When the tensor is no such stack, or has no such row.
-    pub fn vector_of_stack(tensor: Tensor, slice: usize) -> Result<Self, TensorError> {
-        let &[n_slices, n] = tensor.shape() else {
-            return Err(TensorError::shape(&tensor, "a stack of vectors"));
-        };
-        if slice >= n_slices || tensor.n_elements() == 0 {
-            return Err(TensorError::index(&tensor, slice, n_slices));
-        }
-        Ok(Self {
-            tensor,
-            stored: (n_slices * n, 1),
-            transposed: false,
-            rows: Rows::Range(slice * n..(slice + 1) * n),
+            rows: Rows::Range(0..stored.0),
             part: None,
         })
     }
@@ -178,7 +166,15 @@ impl Matrix {
 
     /// Whether the view takes its rows from its tensor in the same way as another does.
     pub fn has_layout_of(&self, other: &Self) -> bool {
-        self.transposed == other.transposed && self.rows == other.rows && self.part == other.part
+        (self.start, self.transposed) == (other.start, other.transposed)
+            && self.rows == other.rows
+            && self.part == other.part
+    }
+
+    /// Whether rows are columns of what is stored: each is scattered over the whole matrix, and few at a
+    /// time cost as many reads as many.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
     }
 
     /// The tensor behind the view.
@@ -195,6 +191,12 @@ impl Matrix {
             tensor,
             ..self.clone()
         }))
+    }
+
+    /// The elements of a row of what is stored.
+    fn stored_elements(&self, row: usize) -> Range<usize> {
+        let start = self.start + row * self.stored.1;
+        start..start + self.stored.1
     }
 
     fn stored_row(&self, row: usize) -> Result<usize, TensorError> {
@@ -218,7 +220,7 @@ impl Matrix {
             let n_cols = self.n_cols();
             let runs = together(&stored, n_cols, out);
             let read = |(first, out): (usize, &mut [f32])| {
-                let start = first * n_cols;
+                let start = self.stored_elements(first).start;
                 self.decode(start..start + out.len(), out)
             };
             if stored.len() * n_cols < PARALLEL_ABOVE {
@@ -258,7 +260,7 @@ impl Matrix {
                 let mut span = vec![0.0; last + 1 - first];
                 let mut block = Array2::zeros((columns.len(), rows.len()));
                 for (row, mut out) in rows.zip(block.columns_mut()) {
-                    let start = row * self.stored.1;
+                    let start = self.stored_elements(row).start;
                     self.decode(start + first..start + last + 1, &mut span)?;
                     for (&column, out) in columns.iter().zip(&mut out) {
                         *out = span[column - first];
@@ -307,12 +309,12 @@ impl Matrix {
         let stored = stored?;
         if !self.transposed {
             for (out, row) in out.chunks_mut(n_cols).zip(stored) {
-                self.tensor.decode(row * n_cols..(row + 1) * n_cols, out)?;
+                self.tensor.decode(self.stored_elements(row), out)?;
             }
         } else if let (Some(&first), Some(&last)) = (stored.iter().min(), stored.iter().max()) {
             let mut span = vec![0.0; last + 1 - first];
             for at in 0..n_cols {
-                let start = at * self.stored.1;
+                let start = self.stored_elements(at).start;
                 self.tensor
                     .decode(start + first..start + last + 1, &mut span)?;
                 for (row, &column) in stored.iter().enumerate() {
@@ -344,8 +346,7 @@ impl Matrix {
         }
         let mut bytes = Vec::new();
         for row in range {
-            let start = self.stored_row(row)? * n_cols;
-            let row = dtype.bytes_of(start..start + n_cols);
+            let row = dtype.bytes_of(self.stored_elements(self.stored_row(row)?));
             bytes.extend_from_slice(&self.tensor.read_bytes(row)?);
         }
         Ok(Some(bytes))
@@ -355,7 +356,8 @@ impl Matrix {
     pub fn contiguous_elements(&self) -> Option<Range<usize>> {
         match &self.rows {
             Rows::Range(rows) if !self.transposed => {
-                Some(rows.start * self.stored.1..rows.end * self.stored.1)
+                let elements = |rows: usize| self.start + rows * self.stored.1;
+                Some(elements(rows.start)..elements(rows.end))
             }
             _ => None,
         }
@@ -377,8 +379,8 @@ impl Matrix {
         let n_cols = self.n_cols();
         let mut bounds = Array2::zeros((range.len(), n_cols));
         for (row, mut out) in range.zip(bounds.rows_mut()) {
-            let start = self.stored_row(row)? * n_cols;
-            match self.tensor.read_rounding_bounds(start..start + n_cols)? {
+            let elements = self.stored_elements(self.stored_row(row)?);
+            match self.tensor.read_rounding_bounds(elements)? {
                 Some(row) => out.assign(&ndarray::ArrayView1::from(&row)),
                 None => return Ok(None),
             }

@@ -6,9 +6,9 @@ of the weights of the first two layers; the tests take everything else from the 
 
 GPTQ, AWQ and int8 are packed and unpacked here by hand, after the layouts of AutoGPTQ, GPTQModel, AutoAWQ and
 bitsandbytes; nf4 and fp4 by bitsandbytes itself, F8 by torch, and what is called ct by compressed-tensors. `gpt-oss` is a model of
-its own with random codes, which transformers dequantizes.
+its own, in bf16 as transformers saves it and with experts in MXFP4, which transformers dequantizes.
 
-    pip install torch==2.15.0 safetensors numpy bitsandbytes==0.50.2 compressed-tensors==0.20.0 transformers==5.24.0
+    pip install torch==2.15.0 safetensors numpy bitsandbytes==0.50.2 compressed-tensors==0.20.0 transformers==5.24.0 hqq==0.2.8.post1
     python tests/scripts/make_quantized.py tests/zoo tests/data/quantized
 """
 
@@ -288,33 +288,224 @@ def compressed(name, more=None, **weights):
     return config, pack, unpack
 
 
+def hqq_linear(weight, **params):
+    """A weight as the package's own layer quantizes and saves it, and what it stands for, in f32."""
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear, Quantizer
+
+    channel_wise = params.pop("channel_wise", True)
+    config = BaseQuantizeConfig(**params)
+    config["weight_quant_params"]["channel_wise"] = channel_wise
+    layer = HQQLinear.from_weights(weight, None, config, compute_dtype=torch.bfloat16, device="cpu")
+    state = {name: value.contiguous() for name, value in layer.state_dict().items()}
+    meta = dict(layer.meta, compute_dtype=torch.float32)
+    meta |= {name: meta[name].to(torch.float32) for name in ("scale", "zero")}
+    # The package computes in the type of the layer; codes, scales and zero points are its own, the product is f32.
+    return state, Quantizer.dequantize(layer.W_q.data, meta)
+
+
+def hqq(nbits, group_size, axis):
+    """As transformers saves it."""
+    params = dict(nbits=nbits, group_size=group_size, axis=axis)
+    config = {"quant_method": "hqq", "skip_modules": ["lm_head"], "quant_config": {
+        "weight_quant_params": params | {"channel_wise": True, "optimize": True, "round_zero": nbits == 4}}}
+    values = {}
+
+    def pack(stem, weight):
+        state, values[stem] = hqq_linear(torch.tensor(weight).to(torch.bfloat16), **params)
+        return {f"{stem}.{name}": value for name, value in state.items()}
+
+    def unpack(stem, parts):
+        return values[stem].detach().numpy()
+
+    return config, pack, unpack
+
+
+def save_layers(out, folder, config, layers):
+    """A folder of single weights: (name of the scheme, parts, values, original) each, by number. Names of schemes are the
+    metadata of the values' file."""
+    folder = out / folder
+    folder.mkdir(parents=True, exist_ok=True)
+    parts, reference, names = {}, {}, {}
+    for at, (scheme, own, values, original) in enumerate(layers):
+        stem = f"model.layers.{at}.mlp.up_proj"
+        parts |= {f"{stem}.{name}": value for name, value in own.items()}
+        reference[f"{stem}.weight"] = values.to(torch.float32).contiguous()
+        reference[f"{stem}.original"] = original.to(torch.bfloat16)
+        names[f"{stem}.weight"] = scheme
+        error = (values - original).float().norm() / original.float().norm()
+        print(f"{folder.name:26} {at:2} {scheme:34} relative error {error:.4f}")
+    save_torch(parts, folder / "model.safetensors", metadata={"format": "pt"})
+    save_torch(reference, folder / "reference.safetensors", metadata=names)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | config, indent=1) + "\n")
+
+
+def hqq_layers(out):
+    """Every packing of HQQ, over both axes, in one model as the package's own writer saves it: no config states it."""
+    settings = [
+        dict(nbits=8, group_size=16, axis=1), dict(nbits=8, group_size=64, axis=0, channel_wise=False),
+        dict(nbits=6, group_size=32, axis=0), dict(nbits=5, group_size=64, axis=1),
+        dict(nbits=4, group_size=64, axis=1), dict(nbits=4, group_size=64, axis=0, view_as_float=True),
+        dict(nbits=3, group_size=64, axis=0), dict(nbits=3, group_size=16, axis=1, view_as_float=True),
+        dict(nbits=2, group_size=16, axis=1), dict(nbits=2, group_size=256, axis=0),
+        dict(nbits=1.58, group_size=32, axis=1), dict(nbits=1, group_size=64, axis=0),
+        dict(nbits=1, group_size=8, axis=1),
+    ]
+    torch.manual_seed(0)
+    layers = []
+    for setting in settings:
+        weight = (torch.randn(16, 64) / 50).to(torch.bfloat16)
+        state, values = hqq_linear(weight.clone(), **setting)
+        layers.append((f"HQQ {setting['nbits']}-bit", state, values.detach(), weight))
+    save_layers(out, "hqq-layers", {}, layers)
+
+
+def pack_loose(codes, bits, dim):
+    """As compressed-tensors up to 0.10 packs: as many codes as fit whole into a word of 32 bits."""
+    codes = (codes if dim == 1 else codes.T).astype(np.int64) + 2 ** (bits - 1)
+    per_word = 32 // bits
+    padded = np.pad(codes, [(0, 0), (0, -codes.shape[1] % per_word)])
+    words = (padded.reshape(codes.shape[0], -1, per_word) << (bits * np.arange(per_word))).sum(2)
+    words = words.astype(np.uint32).view(np.int32)
+    return torch.from_numpy(np.ascontiguousarray(words if dim == 1 else words.T))
+
+
+def compressed_layers(out):
+    """compressed-tensors' formats, bits and strategies in one model, packed by the package; `loose` are its older files, and
+    `ordered` one with groups by the order of activations."""
+    from compressed_tensors.compressors.base import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    pack, naive = "pack-quantized", "naive-quantized"
+    integers, floats = dict(num_bits=8, type="int"), dict(num_bits=8, type="float", symmetric=True)
+    settings = [
+        (pack, dict(num_bits=2, type="int", strategy="group", group_size=16, symmetric=False)),
+        (pack, dict(num_bits=3, type="int", strategy="group", group_size=16, symmetric=False)),
+        (pack, dict(num_bits=4, type="int", strategy="group", group_size=16, symmetric=False)),
+        ("ordered", dict(num_bits=4, type="int", strategy="group", group_size=16, symmetric=False)),
+        (pack, dict(num_bits=5, type="int", strategy="channel", symmetric=True)),
+        (pack, dict(num_bits=6, type="int", strategy="group", group_size=32, symmetric=False)),
+        (pack, dict(num_bits=7, type="int", strategy="channel", symmetric=False)),
+        (pack, dict(integers, strategy="tensor", symmetric=True)),
+        ("loose", dict(num_bits=3, type="int", strategy="group", group_size=16, symmetric=False)),
+        ("loose", dict(num_bits=5, type="int", strategy="channel", symmetric=True)),
+        ("loose", dict(num_bits=6, type="int", strategy="group", group_size=32, symmetric=False)),
+        ("int-quantized", dict(integers, strategy="channel", symmetric=False)),
+        ("int-quantized", dict(integers, strategy="tensor", symmetric=True)),
+        (naive, dict(integers, strategy="group", group_size=32, symmetric=False)),
+        ("float-quantized", dict(floats, strategy="block", block_structure=[8, 32])),
+        ("float-quantized", dict(floats, strategy="tensor")),
+        (naive, dict(floats, strategy="channel")),
+    ]
+    torch.manual_seed(0)
+    layers, groups = [], {}
+    for name, setting in settings:
+        args = QuantizationArgs(**setting)
+        # Older versions packed zero points only where they filled whole words.
+        n_out = 20 if name == "loose" else 16
+        weight = (torch.randn(n_out, 64) / 50).to(torch.bfloat16)
+        state = {}
+        if args.strategy == "block":
+            grouped = weight.reshape(2, 8, 2, 32).transpose(1, 2).reshape(2, 2, -1)
+        elif args.strategy == "tensor":
+            grouped = weight.reshape(1, 1, -1)
+        elif name == "ordered":
+            # Groups in the order of the inputs by some activations, which the package no longer makes.
+            order = torch.randperm(64)
+            state["weight_g_idx"] = (torch.argsort(order) // args.group_size).to(torch.int32)
+            grouped = weight[:, order].reshape(n_out, -1, args.group_size)
+        else:
+            grouped = weight.reshape(n_out, -1, args.group_size if args.strategy == "group" else 64)
+        scale, zero = calculate_qparams(grouped.amin(2), grouped.amax(2), args)
+        if args.strategy == "tensor":
+            scale, zero = scale.reshape(1), zero.reshape(1)
+        scale = scale.to(torch.bfloat16)
+        kept = dict(scale=scale, zero_point=None if args.symmetric else zero, args=args)
+        if name == "ordered":
+            index = state["weight_g_idx"].long()
+            scales, zeros = scale.to(torch.float32)[:, index], zero.to(torch.float32)[:, index]
+            codes = torch.clamp(torch.round(weight / scales + zeros), -8, 7).to(torch.int8)
+            values = (codes - zeros) * scales
+        else:
+            codes = quantize(weight, **kept, dtype=torch.int8 if args.type == "int" else torch.float8_e4m3fn)
+            kept["scale"] = scale.to(torch.float32)
+            values = dequantize(codes, **kept, dtype=torch.float32)
+        if name in ("loose", "ordered"):
+            packed = pack_loose if name == "loose" else pack_dense
+            state |= {"weight_packed": packed(codes.numpy(), args.num_bits, 1), "weight_scale": scale,
+                      "weight_shape": torch.tensor(weight.shape)}
+            if not args.symmetric:
+                state["weight_zero_point"] = packed(zero.numpy(), args.num_bits, 0)
+        else:
+            full = {"weight": weight, "weight_scale": scale, "weight_zero_point": zero}
+            if args.symmetric:
+                del full["weight_zero_point"]
+            scheme = QuantizationScheme(targets=["Linear"], weights=args)
+            packer = BaseCompressor.get_value_from_registry(name)
+            packed = packer.compress(full, scheme)
+            theirs = packer.decompress(dict(packed), scheme)["weight"].to(torch.float32)
+            assert torch.allclose(theirs, values, rtol=0.02, atol=1e-4), (name, setting)
+            state |= {part: tensor.contiguous() for part, tensor in packed.items()}
+        groups[f"group_{len(groups)}"] = {"targets": ["Linear"], "weights": json.loads(args.model_dump_json())}
+        bits = args.num_bits
+        scheme = "FP8 E4M3" if args.type == "float" else f"packed {bits}-bit" if "weight_packed" in state else "int8"
+        scheme = scheme if args.type == "float" else f"compressed-tensors {scheme}"
+        layers.append((scheme, state, values, weight))
+    config = {"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups}
+    save_layers(out, "ct-layers", {"quantization_config": config}, layers)
+
+
+def pack_dense(codes, bits, dim):
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    return pack_to_int32(torch.from_numpy(codes).to(torch.int8), bits, packed_dim=dim).contiguous()
+
+
+def mxfp4(weight):
+    """Weights [..., rows, in] as blocks and scales, rounded as the OCP specification has it: the scale of a block is
+    the power of two of its largest value over that of 6, codes are nearest and saturate."""
+    grid = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    grouped = weight.to(torch.float32).unflatten(-1, (-1, 32))
+    exponents = torch.floor(torch.log2(grouped.abs().amax(-1))) - 2
+    scaled = grouped / torch.exp2(exponents)[..., None]
+    codes = (scaled.abs()[..., None] - grid).abs().argmin(-1) + 8 * (scaled < 0)
+    return (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8), (exponents + 127).to(torch.uint8)
+
+
 def gpt_oss(out):
-    """Experts as gpt-oss publishes them, and what transformers makes of them."""
+    """A model as transformers makes and saves it, in bf16 (`gpt-oss-bf16`), and the same with experts in MXFP4 as gpt-oss
+    publishes them (`gpt-oss`), beside them what transformers makes of the blocks."""
+    from transformers import GptOssConfig, GptOssForCausalLM
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-    generator = torch.Generator().manual_seed(0)
-    parts, reference = {}, {}
-    for layer in (0, 1):
-        for name, n_rows, n_in in (("gate_up_proj", 64, 32), ("down_proj", 32, 32)):
-            stem = f"model.layers.{layer}.mlp.experts.{name}"
-            blocks = torch.randint(0, 256, (2, n_rows, n_in // 32, 16), dtype=torch.uint8, generator=generator)
-            scales = torch.randint(110, 130, (2, n_rows, n_in // 32), dtype=torch.uint8, generator=generator)
-            parts[f"{stem}_blocks"], parts[f"{stem}_scales"] = blocks, scales
-            if layer == 0:
-                reference[stem] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
-            parts[f"{stem}_bias"] = torch.randn(2, n_rows, generator=generator).to(torch.bfloat16)
-        own = f"model.layers.{layer}."
-        parts[f"{own}mlp.router.weight"] = torch.randn(2, 32, generator=generator).to(torch.bfloat16)
-        for name in ("q", "k", "v", "o"):
-            weight = torch.randn(32, 32, generator=generator).to(torch.bfloat16)
-            parts[f"{own}self_attn.{name}_proj.weight"] = weight
-        for name in ("input", "post_attention"):
-            parts[f"{own}{name}_layernorm.weight"] = torch.ones(32, dtype=torch.bfloat16)
+    sizes = dict(num_hidden_layers=2, num_local_experts=2, hidden_size=32, intermediate_size=64, vocab_size=48,
+                 num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    torch.manual_seed(0)
+    model = GptOssForCausalLM(GptOssConfig(**sizes)).to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data = torch.randn(parameter.shape).to(torch.bfloat16) / 8
+    folder = out / "gpt-oss-bf16"
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = {"model_type": "gpt_oss"}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    parts, reference = load_torch(folder / "model.safetensors"), {}
+    for name in [name for name in parts if name.endswith(("gate_up_proj", "down_proj"))]:
+        weight = parts.pop(name)
+        # [expert, in, row] in bf16 files, [expert, row, in] in blocks.
+        blocks, scales = mxfp4(weight.transpose(1, 2))
+        parts[f"{name}_blocks"], parts[f"{name}_scales"] = blocks, scales
+        reference[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.bfloat16).contiguous()
+        assert reference[name].shape == weight.shape
+        error = (reference[name] - weight).float().norm() / weight.float().norm()
+        print(f"{'gpt-oss':26} {name:34} relative error {error:.4f}")
     folder = out / "gpt-oss"
     folder.mkdir(parents=True, exist_ok=True)
     save_torch(parts, folder / "model.safetensors", metadata={"format": "pt"})
     save_torch(reference, folder / "reference.safetensors")
-    config = {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}
+    config = config | {"quantization_config": {"quant_method": "mxfp4"}}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -343,6 +534,11 @@ VARIANTS = {
         "float-quantized", num_bits=8, type="float", strategy="channel", symmetric=True)),
     "ct-nvfp4": ("llama-a", compressed(
         "nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16, symmetric=True)),
+    "hqq-4": ("llama-a", hqq(4, 64, 1)),
+    "hqq-4-tuned": ("llama-a-tuned", hqq(4, 64, 1)),
+    "hqq-3": ("llama-a", hqq(3, 64, 0)),
+    "ct-pack-3": ("llama-a", compressed(
+        "pack-quantized", num_bits=3, type="int", strategy="group", group_size=32, symmetric=False)),
     "ct-mxfp4": ("llama-a", compressed(
         "mxfp4-pack-quantized", num_bits=4, type="float", strategy="group", group_size=32, symmetric=True)),
 }
@@ -372,5 +568,6 @@ def make(zoo, out, name):
 
 if __name__ == "__main__":
     zoo, out = Path(sys.argv[1]), Path(sys.argv[2])
-    for name in sys.argv[3:] or [*VARIANTS, "gpt-oss"]:
-        gpt_oss(out) if name == "gpt-oss" else make(zoo, out, name)
+    others = {"gpt-oss": gpt_oss, "hqq-layers": hqq_layers, "ct-layers": compressed_layers}
+    for name in sys.argv[3:] or [*VARIANTS, *others]:
+        others[name](out) if name in others else make(zoo, out, name)

@@ -17,6 +17,7 @@ mod formats;
 mod gguf;
 mod gguf_engine;
 mod git_lfs;
+mod gpt_oss;
 mod hostile;
 mod hub;
 mod hub_cache;

@@ -3,7 +3,7 @@
 //! Of a stack of weights `[n_experts, rows, in]`: `<name>_blocks` `[n_experts, rows, in / 32, 16]` U8 and
 //! `<name>_scales` `[n_experts, rows, in / 32]` U8. Rows of `gate_up_proj` are gate and up in turn; here gate
 //! comes first, then up, as in other stacks of experts, so that roles find them. Files that hold these weights as
-//! bf16 have them the other way round, `[n_experts, in, rows]`, and are not put in this order.
+//! bf16 have them the other way round, `[n_experts, in, rows]`, and stay so: roles find the rows there as well.
 //! Layout: <https://github.com/openai/gpt-oss>, `gpt_oss/torch/weights.py`.
 
 use super::super::CheckpointError;

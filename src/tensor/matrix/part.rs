@@ -48,6 +48,7 @@ impl Matrix {
         };
         Ok(Self {
             tensor: tensor.clone(),
+            start: 0,
             stored: (held.len(), self.stored.1),
             transposed: false,
             rows: rows_of_part,
