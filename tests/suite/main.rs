@@ -30,6 +30,7 @@ mod pictures;
 mod published;
 mod pytorch;
 mod quantized;
+mod quantized_layers;
 mod registries;
 mod support;
 mod text;

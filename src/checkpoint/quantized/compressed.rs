@@ -9,13 +9,14 @@
 //! | `weight_packed` U8 `[out, in / 2]`, `weight_scale` U8 `[out, in / 32]` | `mxfp4-pack-quantized` |
 //!
 //! Integers are stored with half of their range added; value = scale · (code − zero). Parts say which format
-//! they are of; the config says bits and the sizes of blocks, and groups of modules may mix formats. Bits that do
-//! not divide 32 are refused, since versions pack them differently.
+//! they are of; the config says bits and the sizes of blocks, and groups of modules may mix formats. Codes of 3, 5,
+//! 6 and 7 bits cross words in files of newer versions, and leave the rest of a word empty in those of older ones
+//! (up to 0.10): the number of words tells which.
 //! Layout: <https://github.com/vllm-project/compressed-tensors>, `src/compressed_tensors/compressors`.
 
 use super::super::CheckpointError;
 use super::super::error::wrong;
-use super::bits::{SCALES, bound, code, precision, row_bytes};
+use super::bits::{SCALES, bound, code, precision, row_bytes, word_code};
 use super::fp4::{Fp4, Scales};
 use super::stored::{Group, Stored, described};
 use super::{Config, Scheme, float8};
@@ -142,6 +143,40 @@ impl Scheme for CompressedTensors {
     }
 }
 
+/// How codes lie in words of 32 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// Each in a byte, signed.
+    Bytes,
+    /// One after the other, across words.
+    Dense,
+    /// As many as fit whole into a word.
+    Loose,
+}
+
+impl Packing {
+    /// Words of `n` codes; `None` where they cannot be counted.
+    fn words(self, n: usize, bits: usize) -> Option<usize> {
+        match self {
+            Self::Bytes => None,
+            Self::Dense => n.checked_mul(bits).map(|n| n.div_ceil(32)),
+            Self::Loose => Some(n.div_ceil(32 / bits)),
+        }
+    }
+
+    /// A code of a row of them.
+    fn code(self, bytes: &[u8], at: usize, bits: usize) -> i32 {
+        match self {
+            Self::Bytes => i32::from(bytes.get(at).copied().unwrap_or(0) as i8),
+            Self::Dense => code(bytes, at, bits),
+            Self::Loose => {
+                let per_word = 32 / bits;
+                word_code(bytes, 4 * (at / per_word), at % per_word, bits)
+            }
+        }
+    }
+}
+
 /// Integers with scales of groups.
 #[derive(Debug)]
 struct Integers {
@@ -151,7 +186,7 @@ struct Integers {
     /// Groups of a row, and whether all rows share their scales.
     n_groups: usize,
     shared: bool,
-    packed: bool,
+    packing: Packing,
     codes: Tensor,
     scales: Tensor,
     zeros: Option<Tensor>,
@@ -184,31 +219,48 @@ impl Integers {
                 "another",
             ));
         };
-        let fits = |bits: u64| {
-            let size = n_in.checked_mul(bits as usize).map(|n| n.div_ceil(32));
-            [2, 4, 8].contains(&bits) && size == Some(words)
+        // Zero points are packed alike, down the outputs; few inputs may fill as many words either way.
+        let zero_words = group.part("zeros").and_then(|zeros| match zeros.shape() {
+            &[words, _] => Some(words),
+            _ => None,
+        });
+        let fits = |bits: u64, packing: Packing| {
+            let bits = bits as usize;
+            packing.words(n_in, bits) == Some(words)
+                && zero_words.is_none_or(|words| packing.words(n_out, bits) == Some(words))
         };
-        let mut found = stated.bits.iter().copied().filter(|bits| fits(*bits));
-        let (Some(bits), None) = (found.next(), found.next()) else {
+        // Loose codes of 7 bits fill as many words as codes of 8: where a config states both, they are the latter.
+        let of = |packing: Packing| {
+            let bits = stated.bits.iter().copied();
+            let bits = bits.filter(move |bits| (1..=8).contains(bits) && fits(*bits, packing));
+            bits.map(move |bits| (bits as usize, packing))
+        };
+        let mut dense = of(Packing::Dense).peekable();
+        let mut found: Vec<(usize, Packing)> = match dense.peek() {
+            Some(_) => dense.collect(),
+            None => of(Packing::Loose).collect(),
+        };
+        let (Some((bits, packing)), true) = (found.pop(), found.is_empty()) else {
             let expected = format!(
-                "codes of 2, 4 or 8 bits as the config states ({:?}) for {n_in} inputs",
+                "codes of 1 to 8 bits as the config states ({:?}) for {n_in} inputs, and zero points for {n_out} outputs \
+                 that are packed alike",
                 stated.bits
             );
             return Err(wrong(codes, expected, described(codes)));
         };
-        Self::new(group, [n_out, n_in], bits as usize, true)
+        Self::new(group, [n_out, n_in], bits, packing)
     }
 
     fn bytes(group: &Group) -> Result<(Vec<usize>, Self), CheckpointError> {
         let (sizes, _) = group.matrix("codes", &[DType::I8])?;
-        Self::new(group, sizes, 8, false)
+        Self::new(group, sizes, 8, Packing::Bytes)
     }
 
     fn new(
         group: &Group,
         [n_out, n_in]: [usize; 2],
         bits: usize,
-        packed: bool,
+        packing: Packing,
     ) -> Result<(Vec<usize>, Self), CheckpointError> {
         let Some(scales) = group.part("scales") else {
             return Err(group.wrong("its scales", "none"));
@@ -239,13 +291,14 @@ impl Integers {
         let zeros = group.part("zeros");
         if let Some(zeros) = zeros {
             let rows = if shared { 1 } else { n_out };
-            let (dtype, rows) = match packed && !shared {
-                true => (DType::I32, rows.checked_mul(bits).map(|n| n.div_ceil(32))),
+            let packed = packing != Packing::Bytes && !shared;
+            let (dtype, rows) = match packed {
+                true => (DType::I32, packing.words(rows, bits)),
                 false => (DType::I8, Some(rows)),
             };
             let size = rows.and_then(|rows| rows.checked_mul(n_groups));
             let wide = zeros.shape().last().copied().unwrap_or(1);
-            let agree = !packed || shared || wide == n_groups;
+            let agree = !packed || wide == n_groups;
             if zeros.dtype() != dtype || size != Some(zeros.n_elements()) || !agree {
                 let expected = format!("zero points of {n_groups} groups as {}", dtype.name());
                 return Err(wrong(zeros, expected, described(zeros)));
@@ -263,7 +316,7 @@ impl Integers {
             bits,
             n_groups,
             shared,
-            packed,
+            packing,
             codes: group.codes().clone(),
             scales: scales.clone(),
             zeros: zeros.cloned(),
@@ -296,33 +349,52 @@ impl Integers {
 
     /// Zero points of a row's groups, as codes.
     fn zero_points(&self, row: usize) -> Result<Vec<i32>, TensorError> {
-        let half = if self.packed { 1 << (self.bits - 1) } else { 0 };
+        let packed = self.packing != Packing::Bytes;
+        let half = if packed { 1 << (self.bits - 1) } else { 0 };
         let Some(zeros) = &self.zeros else {
             return Ok(vec![half; self.n_groups]);
         };
-        if !self.packed || self.shared {
+        if !packed || self.shared {
             let row = if self.shared { 0 } else { row };
             let start = (row * self.n_groups) as u64;
             let bytes = zeros.read_bytes(start..start + self.n_groups as u64)?;
             return Ok(bytes.iter().map(|b| i32::from(*b as i8) + half).collect());
         }
-        // Codes of a column lie in words one row apart; bits divide 32, so that none crosses a word.
+        // Codes of a column lie in words one row apart, and a code that crosses words ends in the next row.
         let per_word = 32 / self.bits;
-        let bytes = row_bytes(zeros, row / per_word, 0..self.n_groups)?;
-        let words = bytes.chunks_exact(4);
+        let (word, shift) = match self.packing {
+            Packing::Loose => (row / per_word, row % per_word * self.bits),
+            _ => (row * self.bits / 32, row * self.bits % 32),
+        };
+        let low = row_bytes(zeros, word, 0..self.n_groups)?;
+        let high = match shift + self.bits > 32 {
+            true => row_bytes(zeros, word + 1, 0..self.n_groups)?,
+            false => low.clone(),
+        };
+        let words = low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0);
+        let mask = (1u64 << self.bits) - 1;
         Ok(words
-            .map(|word| code(word, row % per_word, self.bits))
+            .map(|(low, high)| {
+                let low = u64::from(u32::from_le_bytes(*low));
+                let high = u64::from(u32::from_le_bytes(*high));
+                ((low | high << 32) >> shift & mask) as i32
+            })
             .collect())
     }
 }
 
 impl Decoder for Integers {
     fn coding(&self) -> Coding {
-        Coding(match (self.packed, self.bits) {
-            (true, 2) => "compressed-tensors packed 2-bit",
-            (true, 4) => "compressed-tensors packed 4-bit",
-            (true, _) => "compressed-tensors packed 8-bit",
-            (false, _) => "compressed-tensors int8",
+        Coding(match (self.packing, self.bits) {
+            (Packing::Bytes, _) => "compressed-tensors int8",
+            (_, 1) => "compressed-tensors packed 1-bit",
+            (_, 2) => "compressed-tensors packed 2-bit",
+            (_, 3) => "compressed-tensors packed 3-bit",
+            (_, 4) => "compressed-tensors packed 4-bit",
+            (_, 5) => "compressed-tensors packed 5-bit",
+            (_, 6) => "compressed-tensors packed 6-bit",
+            (_, 7) => "compressed-tensors packed 7-bit",
+            _ => "compressed-tensors packed 8-bit",
         })
     }
 
@@ -331,7 +403,12 @@ impl Decoder for Integers {
     }
 
     fn parameters(&self) -> Vec<u64> {
-        vec![self.bits as u64, self.n_out as u64]
+        let packing = match self.packing {
+            Packing::Bytes => 0,
+            Packing::Dense => 1,
+            Packing::Loose => 2,
+        };
+        vec![self.bits as u64, self.n_out as u64, packing]
     }
 
     fn decode(
@@ -353,15 +430,23 @@ impl Decoder for Integers {
                 Some(groups) => groups.get(column).copied().unwrap_or(usize::MAX),
                 None => column / size,
             };
-            let code = match self.packed {
-                true => code(&bytes, column, self.bits),
-                false => i32::from(bytes.get(column).copied().unwrap_or(0) as i8),
-            };
+            let code = self.packing.code(&bytes, column, self.bits);
             let (Some(step), Some(zero)) = (scales.get(group), zeros.get(group)) else {
                 return Err(TensorError::index(&self.scales, group, self.n_groups));
             };
             let steps = (code - zero) as f32;
-            out.put(code, step * steps, bound(steps, *step, precision));
+            // The zero point is added to a quotient before it is rounded, in the type of the scales, signed. The
+            // range of a group is as many steps as there are codes, up to what that type lost of a step: what lies
+            // beyond its ends by that is clipped.
+            let half = 1 << (self.bits - 1);
+            let sum = match self.packing {
+                Packing::Bytes => code,
+                _ => code - half,
+            };
+            let is_end = self.zeros.is_some() && (sum == -half || sum == half - 1);
+            let reach = if is_end { 2 * half } else { sum.abs() };
+            let reach = steps.abs().max(reach as f32);
+            out.put(code, step * steps, bound(reach, *step, precision));
         }
         Ok(())
     }

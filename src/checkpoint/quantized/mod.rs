@@ -16,6 +16,7 @@ mod compressed;
 mod float8;
 mod fp4;
 mod gptq;
+mod hqq;
 mod mxfp4;
 mod stored;
 mod turned;
@@ -61,6 +62,7 @@ const SCHEMES: &[&dyn Scheme] = &[
     &awq::Awq,
     &bitsandbytes::BitsAndBytes,
     &float8::Float8,
+    &hqq::Hqq,
     &mxfp4::Mxfp4,
     &compressed::CompressedTensors,
 ];
@@ -176,10 +178,19 @@ pub(super) fn assemble(
             break;
         }
     }
+    let first = checkpoint.tensors.first().map(|t| t.file().to_owned());
+    let found = match (found, first) {
+        (None, Some(first)) if hqq::states_itself(&checkpoint.tensors) => {
+            let method = ("quant_method".to_owned(), Value::from("hqq"));
+            Some((first, Map::from_iter([method])))
+        }
+        (found, _) => found.map(|(file, object)| (file.to_owned(), object)),
+    };
     let Some((file, object)) = found else {
         note_unexplained(checkpoint);
         return Ok(());
     };
+    let file = file.as_str();
     let config = Config {
         file,
         object: &object,
