@@ -8,7 +8,7 @@
 use super::{Put, f16_at, f16_slack, u16_at};
 
 /// The entries of `IQ4_NL` and `IQ4_XS`.
-const IQ4: [i8; 16] = [
+pub(super) const IQ4: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
 /// E2M1, doubled.
@@ -107,7 +107,7 @@ pub(super) fn tq2_0(block: &[u8], put: &mut impl Put) {
 }
 
 /// Half of 2^(e − 127), as an f32 that may be subnormal.
-fn half_power(exponent: u8) -> f32 {
+pub(super) fn half_power(exponent: u8) -> f32 {
     f32::from_bits(match exponent {
         0 | 1 => 0x0020_0000 << exponent,
         _ => u32::from(exponent - 1) << 23,
@@ -123,7 +123,7 @@ pub(super) fn mxfp4(block: &[u8], put: &mut impl Put) {
 }
 
 /// Half the value of an unsigned E4M3; all ones stand for 0.
-fn half_e4m3(code: u8) -> f32 {
+pub(super) fn half_e4m3(code: u8) -> f32 {
     let mantissa = f32::from(code & 7);
     match (code, code >> 3 & 15) {
         (0 | 0x7f, _) => 0.0,

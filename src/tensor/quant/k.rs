@@ -109,7 +109,7 @@ pub(super) fn q3(block: &[u8], put: &mut impl Put) {
 }
 
 /// The eight 6-bit scales and minima of 12 bytes.
-fn scale_and_minimum(packed: &[u8], s: usize) -> (f32, f32) {
+pub(super) fn scale_and_minimum(packed: &[u8], s: usize) -> (f32, f32) {
     let (scale, minimum) = if s < 4 {
         (packed[s] & 63, packed[s + 4] & 63)
     } else {

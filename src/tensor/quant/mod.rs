@@ -3,13 +3,14 @@
 //! A block is a fixed number of elements in a fixed number of bytes: codes, and the scales that turn
 //! codes into values. One file per family of schemes; [`SCHEMES`] is the table. Every scheme is one
 //! function that says, for each element of a block, its value and how far from it the value that was
-//! quantized can have been. Layouts: <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>;
+//! quantized can have been; [`fast`] computes the values alone, many at once. Layouts: <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>;
 //! values are those of the reference `dequantize`, operation by operation, so that they are equal bit
 //! for bit.
 //!
 //! Nothing here quantizes.
 
 mod codebook;
+mod fast;
 mod grid;
 mod grids;
 mod k;
@@ -57,7 +58,10 @@ struct Scheme {
     name: &'static str,
     elements: usize,
     bytes: usize,
+    /// Values of a block, by the definition.
     values: PerElement,
+    /// The same of many blocks; `None` where the definition is as fast.
+    fast: Option<fast::Values>,
     /// `None` where codes are not the nearest of a grid of steps, so that no bound can be stated.
     bounds: Option<PerElement>,
 }
@@ -81,38 +85,106 @@ macro_rules! unbounded {
             elements: $elements,
             bytes: $bytes,
             values: |block, out| $each(block, &mut |i, value, _| out[i] = value),
+            fast: None,
             bounds: None,
+        }
+    };
+}
+
+/// A scheme whose values are also computed many at once.
+macro_rules! fast {
+    ($fast:path, $scheme:ident!($($of:tt)*)) => {
+        Scheme {
+            fast: Some($fast),
+            ..$scheme!($($of)*)
         }
     };
 }
 
 /// All schemes, in the order of [`BlockType`].
 static SCHEMES: [Scheme; 25] = [
-    bounded!(Q4_0, "Q4_0", 32, 18, legacy::q4_0),
-    bounded!(Q4_1, "Q4_1", 32, 20, legacy::q4_1),
-    bounded!(Q5_0, "Q5_0", 32, 22, legacy::q5_0),
-    bounded!(Q5_1, "Q5_1", 32, 24, legacy::q5_1),
-    bounded!(Q8_0, "Q8_0", 32, 34, legacy::q8_0),
-    bounded!(Q8_1, "Q8_1", 32, 36, legacy::q8_1),
-    bounded!(Q2K, "Q2_K", 256, 84, k::q2),
-    bounded!(Q3K, "Q3_K", 256, 110, k::q3),
-    bounded!(Q4K, "Q4_K", 256, 144, k::q4),
-    bounded!(Q5K, "Q5_K", 256, 176, k::q5),
-    bounded!(Q6K, "Q6_K", 256, 210, k::q6),
+    fast!(
+        fast::legacy::q4_0,
+        bounded!(Q4_0, "Q4_0", 32, 18, legacy::q4_0)
+    ),
+    fast!(
+        fast::legacy::q4_1,
+        bounded!(Q4_1, "Q4_1", 32, 20, legacy::q4_1)
+    ),
+    fast!(
+        fast::legacy::q5_0,
+        bounded!(Q5_0, "Q5_0", 32, 22, legacy::q5_0)
+    ),
+    fast!(
+        fast::legacy::q5_1,
+        bounded!(Q5_1, "Q5_1", 32, 24, legacy::q5_1)
+    ),
+    fast!(
+        fast::legacy::q8_0,
+        bounded!(Q8_0, "Q8_0", 32, 34, legacy::q8_0)
+    ),
+    fast!(
+        fast::legacy::q8_1,
+        bounded!(Q8_1, "Q8_1", 32, 36, legacy::q8_1)
+    ),
+    fast!(fast::k::q2_k, bounded!(Q2K, "Q2_K", 256, 84, k::q2)),
+    fast!(fast::k::q3_k, bounded!(Q3K, "Q3_K", 256, 110, k::q3)),
+    fast!(fast::k::q4_k, bounded!(Q4K, "Q4_K", 256, 144, k::q4)),
+    fast!(fast::k::q5_k, bounded!(Q5K, "Q5_K", 256, 176, k::q5)),
+    fast!(fast::k::q6_k, bounded!(Q6K, "Q6_K", 256, 210, k::q6)),
     bounded!(Q8K, "Q8_K", 256, 292, k::q8),
-    unbounded!(Iq1S, "IQ1_S", 256, 50, grid::iq1_s),
-    unbounded!(Iq1M, "IQ1_M", 256, 56, grid::iq1_m),
-    unbounded!(Iq2Xxs, "IQ2_XXS", 256, 66, grid::iq2_xxs),
-    unbounded!(Iq2Xs, "IQ2_XS", 256, 74, grid::iq2_xs),
-    unbounded!(Iq2S, "IQ2_S", 256, 82, grid::iq2_s),
-    unbounded!(Iq3Xxs, "IQ3_XXS", 256, 98, grid::iq3_xxs),
-    unbounded!(Iq3S, "IQ3_S", 256, 110, grid::iq3_s),
-    bounded!(Iq4Nl, "IQ4_NL", 32, 18, codebook::iq4_nl),
-    bounded!(Iq4Xs, "IQ4_XS", 256, 136, codebook::iq4_xs),
-    bounded!(Tq1_0, "TQ1_0", 256, 54, codebook::tq1_0),
-    bounded!(Tq2_0, "TQ2_0", 256, 66, codebook::tq2_0),
-    bounded!(Mxfp4, "MXFP4", 32, 17, codebook::mxfp4),
-    bounded!(Nvfp4, "NVFP4", 64, 36, codebook::nvfp4),
+    fast!(
+        fast::grid::iq1_s,
+        unbounded!(Iq1S, "IQ1_S", 256, 50, grid::iq1_s)
+    ),
+    fast!(
+        fast::grid::iq1_m,
+        unbounded!(Iq1M, "IQ1_M", 256, 56, grid::iq1_m)
+    ),
+    fast!(
+        fast::grid::iq2_xxs,
+        unbounded!(Iq2Xxs, "IQ2_XXS", 256, 66, grid::iq2_xxs)
+    ),
+    fast!(
+        fast::grid::iq2_xs,
+        unbounded!(Iq2Xs, "IQ2_XS", 256, 74, grid::iq2_xs)
+    ),
+    fast!(
+        fast::grid::iq2_s,
+        unbounded!(Iq2S, "IQ2_S", 256, 82, grid::iq2_s)
+    ),
+    fast!(
+        fast::grid::iq3_xxs,
+        unbounded!(Iq3Xxs, "IQ3_XXS", 256, 98, grid::iq3_xxs)
+    ),
+    fast!(
+        fast::grid::iq3_s,
+        unbounded!(Iq3S, "IQ3_S", 256, 110, grid::iq3_s)
+    ),
+    fast!(
+        fast::codebook::iq4_nl,
+        bounded!(Iq4Nl, "IQ4_NL", 32, 18, codebook::iq4_nl)
+    ),
+    fast!(
+        fast::codebook::iq4_xs,
+        bounded!(Iq4Xs, "IQ4_XS", 256, 136, codebook::iq4_xs)
+    ),
+    fast!(
+        fast::codebook::tq1_0,
+        bounded!(Tq1_0, "TQ1_0", 256, 54, codebook::tq1_0)
+    ),
+    fast!(
+        fast::codebook::tq2_0,
+        bounded!(Tq2_0, "TQ2_0", 256, 66, codebook::tq2_0)
+    ),
+    fast!(
+        fast::codebook::mxfp4,
+        bounded!(Mxfp4, "MXFP4", 32, 17, codebook::mxfp4)
+    ),
+    fast!(
+        fast::codebook::nvfp4,
+        bounded!(Nvfp4, "NVFP4", 64, 36, codebook::nvfp4)
+    ),
 ];
 
 impl BlockType {
@@ -142,7 +214,10 @@ impl BlockType {
 
     /// Writes the values of whole blocks; as many blocks as both sides hold.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
-        self.each(self.scheme().values, bytes, out);
+        match self.scheme().fast {
+            Some(fast) => fast(bytes, out),
+            None => self.each(self.scheme().values, bytes, out),
+        }
     }
 
     /// Writes, for each element of whole blocks, the largest distance from its value at which a
@@ -224,6 +299,36 @@ mod tests {
                 block.dequantize(&bytes, &mut out);
                 block.rounding_bounds(&bytes, &mut out);
             }
+        }
+    }
+
+    #[test]
+    fn many_at_once_are_what_one_by_one_gives_bit_for_bit() {
+        let mut state = 7u64;
+        let mut byte = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        };
+        for block in BlockType::all() {
+            // A byte more than whole blocks, which is no block.
+            let n = 3000 * block.block_bytes() + 1;
+            let bytes: Vec<u8> = (0..n).map(|_| byte()).collect();
+            let n = 3000 * block.block_elements();
+            let (mut one, mut many) = (vec![f32::NAN; n], vec![f32::NAN; n]);
+            block.each(block.scheme().values, &bytes, &mut one);
+            block.dequantize(&bytes, &mut many);
+            for (i, (one, many)) in one.iter().zip(&many).enumerate() {
+                // Which of two NaNs a sum gives is the processor's choice.
+                let same = one.to_bits() == many.to_bits() || one.is_nan() && many.is_nan();
+                assert!(same, "{}, element {i}: {many} is not {one}", block.name());
+            }
+            // Fewer elements than blocks, and none.
+            let mut few = vec![1.0; block.block_elements() + 1];
+            block.dequantize(&bytes, &mut few);
+            assert_eq!(few[block.block_elements()], 1.0);
+            block.dequantize(&[], &mut few);
         }
     }
 
