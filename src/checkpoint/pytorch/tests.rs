@@ -160,12 +160,12 @@ fn sound() -> Vec<Packed> {
     ]
 }
 
-/// Whether something ends well within the time that a hang would take.
+/// Whether something ends well within the time that a hang would take, on the busiest of machines.
 fn soon<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let done = work();
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < Duration::from_secs(300),
         "{:?}",
         start.elapsed()
     );
