@@ -363,3 +363,40 @@ fn ollamas_own_store_is_read_where_it_holds_the_whole_model() {
     let error = resolve(NAME, &options).unwrap_err().to_string();
     assert!(error.contains("damaged"), "{error}");
 }
+
+#[test]
+fn layers_that_are_fetched_at_once_outlive_the_token_that_they_share() {
+    let weights = content(200_000, 21);
+    let adapters: Vec<Vec<u8>> = (30..36).map(|seed| content(50_000, seed)).collect();
+    let adapter = |bytes| ("application/vnd.ollama.image.adapter", bytes);
+    let mut layers: Vec<(&str, &[u8])> = vec![(MODEL, &weights)];
+    layers.extend(adapters.iter().map(|bytes| adapter(bytes.as_slice())));
+    let image = Image::of(&layers);
+    let n = AtomicUsize::new(0);
+    let gate = WebServer::start(move |_| {
+        let n = n.fetch_add(1, Ordering::Relaxed);
+        Answer::new(200, format!(r#"{{"token":"number-{n}"}}"#))
+    });
+    let realm = gate.url.clone();
+    let registry = WebServer::start(move |asked| {
+        // The first token opens the manifest alone, any later one the layers.
+        let is_blob = asked.path().contains("/blobs/");
+        let is_good = match asked.header("authorization") {
+            Some(token) => (token == "Bearer number-0") != is_blob,
+            None => false,
+        };
+        if !is_good {
+            // So that all that are on their way are refused together.
+            std::thread::sleep(Duration::from_millis(100));
+            let challenge = format!("Bearer realm=\"{realm}/\"");
+            return Answer::new(401, "").with("WWW-Authenticate", challenge);
+        }
+        image.answer(asked)
+    });
+    let kept = tempfile::tempdir().unwrap();
+    let snapshot = resolve(NAME, &of(&registry, kept.path())).unwrap();
+    assert_eq!(snapshot.files.len(), 7);
+    let model = snapshot.files.iter().find(|f| f.path == "model.gguf");
+    assert_eq!(fs::read(&model.unwrap().local).unwrap(), weights);
+    assert!(gate.seen().len() > 1);
+}

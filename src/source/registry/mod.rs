@@ -280,9 +280,16 @@ impl Remote for Registry {
             return failure;
         }
         let status = response.status();
-        // Tokens live for minutes and downloads for hours: the next attempt asks for a new one.
-        let had_token = self.access().token.take().is_some();
-        if status == StatusCode::UNAUTHORIZED && had_token {
+        // Tokens live for minutes and downloads for hours: the next attempt asks for a new one. Of
+        // several requests with the same old token only the first finds it here.
+        let has_gate = {
+            let mut access = self.access();
+            access.token = None;
+            access.asked_at.is_some()
+        };
+        let is_of_registry = response.url().origin() == self.base.origin()
+            && response.url().path().starts_with("/v2/");
+        if status == StatusCode::UNAUTHORIZED && has_gate && is_of_registry {
             return Failure::Passing("the registry's token is no longer good".to_owned());
         }
         let advice = match status {
