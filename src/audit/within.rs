@@ -4,7 +4,7 @@ use super::{AuditError, Opened, Request, Watch};
 use crate::arch::Model;
 use crate::evidence;
 use crate::evidence::budget::{self, Chosen};
-use crate::evidence::record::{Status, TestRecord};
+use crate::evidence::record::{Detail, OUTSIDE_THE_BUDGET, Observation, Status, TestRecord};
 use crate::evidence::spec::Need;
 use crate::report::ModelSection;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -123,7 +123,11 @@ pub(super) fn outside_the_budget(
         record.reason = Some(format!(
             "outside the budget, which left tensors out; of what was read: {reason}"
         ));
-        record = record.with_effect("outside-the-budget", 1.0);
+        record.details.push(Detail::Observations(vec![Observation {
+            code: OUTSIDE_THE_BUDGET.to_owned(),
+            message: "The budget left out tensors that this test may need.".to_owned(),
+            file: None,
+        }]));
     }
     record
 }

@@ -5,6 +5,9 @@
 use crate::stats::PValue;
 use std::collections::BTreeMap;
 
+/// The code of the observation that a budget may be why a test does not apply.
+pub const OUTSIDE_THE_BUDGET: &str = "outside-the-budget";
+
 /// Whether a test produced a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -219,6 +222,14 @@ impl TestRecord {
             self.details.push(detail);
         }
         self
+    }
+
+    /// Whether something was seen that has this code.
+    pub fn has_observation(&self, code: &str) -> bool {
+        self.details.iter().any(|detail| match detail {
+            Detail::Observations(seen) => seen.iter().any(|o| o.code == code),
+            _ => false,
+        })
     }
 
     /// Value of an effect, if it was measured.

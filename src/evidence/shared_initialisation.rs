@@ -369,34 +369,24 @@ fn add_blocks(
     wanted: &dyn Fn(Role) -> bool,
 ) -> Result<(), EvidenceError> {
     let n_before = entries.found.len();
-    for min_rows in [MIN_ROWS_OF_PART, 1] {
-        if entries.found.len() == n_before {
-            add_blocks_from(min_rows, pair, limit, settings, entries, wanted)?;
+    for min_rows_of_part in [MIN_ROWS_OF_PART, 1] {
+        if entries.found.len() > n_before {
+            break;
         }
+        block::for_each(pair, limit, settings, |block| {
+            let role = block.role;
+            let is_short = block.is_part && block.reference.nrows() < min_rows_of_part;
+            if is_short || !wanted(role) {
+                return Ok(());
+            }
+            let units = Axis(usize::from(role.kind == RoleKind::Down));
+            let place = (role.layer, role.layer, role.row_name());
+            let matrices = (block.reference, block.candidate);
+            let is_mlp = role.kind.is_mlp();
+            entries.add(matrices, units, is_mlp, usize::MAX, settings.seed, place);
+            Ok(())
+        })?;
     }
-    Ok(())
-}
-
-fn add_blocks_from(
-    min_rows_of_part: usize,
-    pair: &ComponentPair,
-    limit: block::Limit,
-    settings: &Settings,
-    entries: &mut Entries,
-    wanted: &dyn Fn(Role) -> bool,
-) -> Result<(), EvidenceError> {
-    block::for_each(pair, limit, settings, |block| {
-        let role = block.role;
-        if !wanted(role) || (block.is_part && block.reference.nrows() < min_rows_of_part) {
-            return Ok(());
-        }
-        let units = Axis(usize::from(role.kind == RoleKind::Down));
-        let place = (role.layer, role.layer, role.row_name());
-        let matrices = (block.reference, block.candidate);
-        let is_mlp = role.kind.is_mlp();
-        entries.add(matrices, units, is_mlp, usize::MAX, settings.seed, place);
-        Ok(())
-    })?;
     Ok(())
 }
 

@@ -136,14 +136,6 @@ struct Hub {
     headers: HeaderMap,
 }
 
-fn setting(options: &FetchOptions, problem: impl ToString) -> SourceError {
-    SourceError::Setting {
-        variable: "HF_ENDPOINT",
-        value: options.endpoint.clone(),
-        problem: problem.to_string(),
-    }
-}
-
 /// An etag without its quotes and its mark of weakness.
 fn plain_etag(text: &str) -> &str {
     text.trim().trim_start_matches("W/").trim_matches('"')
@@ -151,10 +143,7 @@ fn plain_etag(text: &str) -> &str {
 
 impl Hub {
     fn new(options: &FetchOptions, repository: &str, revision: &str) -> Result<Self, SourceError> {
-        let base = Url::parse(&options.endpoint).map_err(|e| setting(options, e))?;
-        if !["http", "https"].contains(&base.scheme()) || base.host().is_none() {
-            return Err(setting(options, "expected an address such as https://host"));
-        }
+        let base = http::server("HF_ENDPOINT", &options.endpoint)?;
         let mut headers = HeaderMap::new();
         if let Some(token) = &options.token {
             headers.insert(AUTHORIZATION, bearer(token, "HF_TOKEN")?);
@@ -182,10 +171,11 @@ impl Hub {
                 headers: self.headers.clone(),
                 expires: false,
             }),
-            Err(()) => Err(Failure::Final(setting(
-                &self.options,
-                "no path can follow it",
-            ))),
+            Err(()) => Err(protocol(
+                &self.base,
+                "an address that a path can follow",
+                "none",
+            )),
         }
     }
 
@@ -204,15 +194,9 @@ impl Hub {
         segments.extend(["revision", revision]);
         let mut address = self.url(&segments)?;
         address.url.set_query(Some("blobs=true"));
-        let asked = Asked::default();
-        let response = self.http.send(Method::GET, &address, &asked).await?;
-        if !response.status().is_success() {
-            return Err(self.refused(&response, revision));
-        }
-        let url = address.url;
-        let body = http::body(response, "a list of files").await?;
-        let answer: Answer =
-            serde_json::from_slice(&body).map_err(|e| protocol(&url, "a list of files", e))?;
+        let (what, refused) = ("a list of files", |r: &Response| self.refused(r, revision));
+        let (url, body) = self.http.answer(&address, what, &refused).await?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|e| protocol(&url, what, e))?;
         if !is_commit(&answer.sha) {
             return Err(protocol(
                 &url,

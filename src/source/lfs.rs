@@ -7,7 +7,7 @@
 
 use super::bytes::LocalFile;
 use super::remote::cache::RepoCache;
-use super::remote::http::{self, Address, Failure, Http, may_pass, protocol, shown};
+use super::remote::http::{self, Address, Failure, Http, protocol, refusal, shown};
 use super::remote::{Id, Later, Listing, Published, Remote, RemoteFile};
 use super::{FetchOptions, Progress, Snapshot, SnapshotFile, SourceError, digest};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -403,19 +403,13 @@ impl Remote for Server {
     }
 
     fn refused(&self, response: &Response, _: &str) -> Failure {
-        may_pass(response).unwrap_or_else(|| {
-            let advice = match response.status() {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                    "run `git lfs pull` in the checkout, which asks for a password where one is needed"
-                }
-                _ => "run `git lfs pull` in the checkout",
-            };
-            Failure::Final(SourceError::Refused {
-                url: shown(response.url()),
-                status: response.status().as_u16(),
-                advice: advice.to_owned(),
-            })
-        })
+        let advice = match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                "run `git lfs pull` in the checkout, which asks for a password where one is needed"
+            }
+            _ => "run `git lfs pull` in the checkout",
+        };
+        refusal(response, advice)
     }
 }
 

@@ -6,13 +6,13 @@
 
 use super::model_ref::ModelRefError;
 use super::remote::cache::{RepoCache, is_safe};
-use super::remote::http::{self, Address, Asked, Failure, Http, bearer, may_pass, protocol, shown};
+use super::remote::http::{self, Address, Failure, Http, bearer, protocol, refusal};
 use super::remote::{Id, Later, Listing, Published, Remote, RemoteFile};
 use super::{
     FetchOptions, Progress, Snapshot, Source, SourceError, digest, hub, is_needed, is_weights,
 };
 use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -187,16 +187,7 @@ fn files_of(entries: Vec<Entry>) -> Result<Vec<RemoteFile>, String> {
 impl ModelScope {
     fn new(options: &FetchOptions, repository: &str, revision: &str) -> Result<Self, SourceError> {
         let endpoint = options.modelscope_endpoint.clone();
-        let setting = |problem: String| SourceError::Setting {
-            variable: "MODELSCOPE_ENDPOINT",
-            value: endpoint.clone(),
-            problem,
-        };
-        let base = Url::parse(&endpoint).map_err(|e| setting(e.to_string()))?;
-        if !["http", "https"].contains(&base.scheme()) || base.host().is_none() {
-            let problem = "expected an address such as https://host";
-            return Err(setting(problem.to_owned()));
-        }
+        let base = http::server("MODELSCOPE_ENDPOINT", &endpoint)?;
         let mut headers = HeaderMap::new();
         if let Some(token) = &options.modelscope_token {
             // Its own client sends both: older parts of the server know the cookie alone.
@@ -211,7 +202,7 @@ impl ModelScope {
         }
         Ok(Self {
             http: Http::new(options)?,
-            endpoint: endpoint.clone(),
+            endpoint,
             base,
             repository: repository.to_owned(),
             revision: revision.to_owned(),
@@ -243,14 +234,9 @@ impl ModelScope {
             ("Recursive", recursive),
         ];
         let address = self.at(&["repo", "files"], &query);
-        let asked = Asked::default();
-        let response = self.http.send(Method::GET, &address, &asked).await?;
-        if response.status() != StatusCode::OK {
-            return Err(self.refused(&response, ""));
-        }
-        let what = "a list of files";
-        let body = http::body(response, what).await?;
-        entries_of(&body).map_err(|found| protocol(&address.url, what, found))
+        let (what, refused) = ("a list of files", |r: &Response| self.refused(r, ""));
+        let (url, body) = self.http.answer(&address, what, &refused).await?;
+        entries_of(&body).map_err(|found| protocol(&url, what, found))
     }
 
     async fn list(&self) -> Result<Listing, Failure> {
@@ -305,21 +291,13 @@ impl Remote for ModelScope {
     }
 
     fn refused(&self, response: &Response, _: &str) -> Failure {
-        may_pass(response).unwrap_or_else(|| {
-            let advice = match (response.status(), self.headers.is_empty()) {
-                (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, false) => {
-                    "set MODELSCOPE_API_TOKEN to a valid token, or unset it for public models"
-                }
-                _ => {
-                    "check the name and the revision, or set MODELSCOPE_API_TOKEN if it is private"
-                }
-            };
-            Failure::Final(SourceError::Refused {
-                url: shown(response.url()),
-                status: response.status().as_u16(),
-                advice: advice.to_owned(),
-            })
-        })
+        let advice = match (response.status(), self.headers.is_empty()) {
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, false) => {
+                "set MODELSCOPE_API_TOKEN to a valid token, or unset it for public models"
+            }
+            _ => "check the name and the revision, or set MODELSCOPE_API_TOKEN if it is private",
+        };
+        refusal(response, advice)
     }
 }
 

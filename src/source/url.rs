@@ -7,7 +7,7 @@
 
 use super::model_ref::ModelRefError;
 use super::remote::cache::{RepoCache, is_safe};
-use super::remote::http::{self, Address, Asked, Failure, Http, header, may_pass, protocol, shown};
+use super::remote::http::{Address, Asked, Failure, Http, header, protocol, refusal, shown};
 use super::remote::{Id, Later, Listing, Published, Remote, RemoteFile};
 use super::{FetchOptions, Progress, Snapshot, Source, SourceError, digest, is_needed, is_weights};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
@@ -275,15 +275,10 @@ impl Site {
             weight_map: BTreeMap<String, String>,
         }
         let address = Address::open(self.beside(index));
-        let asked = Asked::default();
-        let response = self.http.send(Method::GET, &address, &asked).await?;
-        if response.status() != StatusCode::OK {
-            return Err(self.refused(&response, ""));
-        }
         let what = "an index of shards (weight_map)";
-        let body = http::body(response, what).await?;
-        let read: Index =
-            serde_json::from_slice(&body).map_err(|e| protocol(&address.url, what, e))?;
+        let refused = |r: &Response| self.refused(r, "");
+        let (url, body) = self.http.answer(&address, what, &refused).await?;
+        let read: Index = serde_json::from_slice(&body).map_err(|e| protocol(&url, what, e))?;
         let shards: BTreeSet<String> = read.weight_map.into_values().collect();
         if shards.len() > MAX_FILES {
             let found = format!("{} shards", shards.len());
@@ -349,13 +344,10 @@ impl Remote for Site {
     }
 
     fn refused(&self, response: &Response, _: &str) -> Failure {
-        may_pass(response).unwrap_or_else(|| {
-            Failure::Final(SourceError::Refused {
-                url: shown(response.url()),
-                status: response.status().as_u16(),
-                advice: "check the address, and that it opens without a login".to_owned(),
-            })
-        })
+        refusal(
+            response,
+            "check the address, and that it opens without a login",
+        )
     }
 }
 

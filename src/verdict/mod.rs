@@ -106,3 +106,28 @@ fn overall(judged: &[Judged], whole: &[&TestRecord]) -> Judged {
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::record::{Detail, OUTSIDE_THE_BUDGET, Observation};
+
+    #[test]
+    fn matrices_alone_say_nothing_where_a_budget_left_the_units_out() {
+        let component = "language-model";
+        let alike = TestRecord::measured("weight-similarity", component)
+            .with_effect("median-centred-cosine", 0.01);
+        let mut units = TestRecord::not_applicable("gate-up-matching", component, "no MLPs");
+        let relation = |units: &TestRecord| {
+            let finding = judge(&[alike.clone(), units.clone()]);
+            finding.overall.relation
+        };
+        assert_eq!(relation(&units), Relation::Independent);
+        units.details.push(Detail::Observations(vec![Observation {
+            code: OUTSIDE_THE_BUDGET.to_owned(),
+            message: "The budget left them out.".to_owned(),
+            file: None,
+        }]));
+        assert_eq!(relation(&units), Relation::Inconclusive);
+    }
+}

@@ -5,7 +5,7 @@
 
 use super::finding::{Operation, Relation, Strength};
 use super::words;
-use crate::evidence::record::{Effect, Status, TestRecord};
+use crate::evidence::record::{Effect, OUTSIDE_THE_BUDGET, Status, TestRecord};
 
 /// Links below this p, after all p-values of the audit were paid for. ln 1e-6.
 const LINK_LN_P: f64 = -13.815_510_557_964_274;
@@ -400,7 +400,7 @@ fn linked(records: &[&TestRecord], links: &Links) -> Judged {
 /// Whether a test of units says that a budget may be why it does not apply.
 fn unit_tests_left_out(records: &[&TestRecord]) -> bool {
     let mut of_units = records.iter().filter(|r| is_unit_test(r.test));
-    of_units.any(|r| r.effect("outside-the-budget").is_some())
+    of_units.any(|r| r.has_observation(OUTSIDE_THE_BUDGET))
 }
 
 /// Rule 3: no units to match; only the values can speak.

@@ -2,16 +2,15 @@
 //! `tests/scripts/make_adapters.py`), and both of them on a hub.
 
 use crate::adapters::{added, bf16, copied, merged, variant};
-use crate::audits::{compare, compare_added, record, summary};
+use crate::audits::{compare, compare_added, compare_within, record, summary};
 use crate::hub::options;
 use crate::support::hub_server::{COMMIT, HubServer, Seen};
 use crate::support::quantized::assemble;
 use crate::support::zoo;
-use modelkin::audit::{self, Request, Unwatched};
-use modelkin::evidence::context::Settings;
+use modelkin::audit::{self, Unwatched};
 use modelkin::evidence::record::Status;
 use modelkin::report::Report;
-use modelkin::source::{FetchOptions, ModelRef};
+use modelkin::source::FetchOptions;
 use modelkin::verdict::Relation;
 use safetensors::SafeTensors;
 use serde_json::json;
@@ -122,35 +121,6 @@ fn adapters_of_nf4_bases_are_compared_by_their_changes() {
     }
 }
 
-/// Puts the files of a folder on the hub.
-fn publish(server: &HubServer, repository: &str, folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            server.put(repository, &name, &fs::read(&path).unwrap());
-        }
-    }
-}
-
-/// An audit of two repositories with the candidate's base.
-fn compare_on_hub(fetch: FetchOptions, names: [&str; 2], base: Option<&str>) -> Report {
-    let parse = |name: &str| name.parse::<ModelRef>().unwrap();
-    let tests = modelkin::evidence::TESTS.iter();
-    let request = Request {
-        reference: parse(names[0]),
-        candidate: parse(names[1]),
-        bases: [None, base.map(parse)],
-        settings: Settings::default(),
-        fetch,
-        tests: tests.map(|test| test.spec.id.to_owned()).collect(),
-        device: "cpu".to_owned(),
-        budget_bytes: None,
-        command: Vec::new(),
-    };
-    audit::compare(&request, &Unwatched).unwrap()
-}
-
 fn asked_for(seen: &[Seen], repository: &str) -> usize {
     let of = seen.iter().filter(|seen| seen.path.contains(repository));
     of.count()
@@ -159,9 +129,9 @@ fn asked_for(seen: &[Seen], repository: &str) -> usize {
 #[test]
 fn adapter_and_base_may_both_be_on_a_hub_and_are_read_in_parts_or_whole() {
     let server = HubServer::start();
-    publish(&server, "zoo/llama-a", &zoo("llama-a"));
-    publish(&server, "someone/lora", &variant("lora"));
-    publish(&server, "someone/merged", merged("lora", "llama-a").path());
+    server.put_folder("zoo/llama-a", &zoo("llama-a"));
+    server.put_folder("someone/lora", &variant("lora"));
+    server.put_folder("someone/merged", merged("lora", "llama-a").path());
     let here = compare_added(
         &zoo("llama-a"),
         &variant("lora"),
@@ -174,14 +144,14 @@ fn adapter_and_base_may_both_be_on_a_hub_and_are_read_in_parts_or_whole() {
             ..options(&server, cache.path())
         };
         let names = ["hf:zoo/llama-a", "hf:someone/lora"];
-        let report = compare_on_hub(fetch(), names, Some("hf:zoo/llama-a"));
+        let report = compare_within(fetch(), names, [None, Some("hf:zoo/llama-a")], None);
         let found = summary(&report);
         // What is on the hub is found to be what it is in a folder.
         assert_eq!(found, summary(&here), "in parts: {in_parts}");
         assert_eq!(report.finding.overall.relation.related(), Some(true));
         let at = format!("hf:zoo/llama-a@{COMMIT}");
         let names = ["hf:someone/merged", "hf:someone/lora"];
-        let report = compare_on_hub(fetch(), names, Some(&at));
+        let report = compare_within(fetch(), names, [None, Some(&at)], None);
         let found = summary(&report);
         assert_eq!(
             report.finding.overall.relation,
@@ -204,17 +174,17 @@ fn adapter_and_base_may_both_be_on_a_hub_and_are_read_in_parts_or_whole() {
 fn the_base_that_an_adapter_states_is_never_asked_for() {
     let server = HubServer::start();
     // The adapter states a repository of the hub that is there, and a path that is there as well.
-    publish(&server, "modelkin/llama-a", &zoo("llama-a"));
-    publish(&server, "zoo/llama-a", &zoo("llama-a"));
-    publish(&server, "someone/lora", &variant("lora"));
+    server.put_folder("modelkin/llama-a", &zoo("llama-a"));
+    server.put_folder("zoo/llama-a", &zoo("llama-a"));
+    server.put_folder("someone/lora", &variant("lora"));
     let path = zoo("llama-a").to_string_lossy().into_owned();
     let stated = copied("lora", |config| {
         config["base_model_name_or_path"] = json!(path);
     });
-    publish(&server, "someone/lora-of-a-path", stated.path());
+    server.put_folder("someone/lora-of-a-path", stated.path());
     let cache = tempfile::tempdir().unwrap();
     let names = ["hf:zoo/llama-a", "hf:someone/lora"];
-    let report = compare_on_hub(options(&server, cache.path()), names, None);
+    let report = compare_within(options(&server, cache.path()), names, [None, None], None);
     let overall = &report.finding.overall;
     assert_eq!(overall.relation, Relation::Inconclusive);
     let seen = server.seen();
@@ -227,13 +197,13 @@ fn the_base_that_an_adapter_states_is_never_asked_for() {
         .any(|note| note.contains("modelkin/llama-a"));
     assert!(stated, "{:?}", report.candidate.notes);
     let names = ["hf:zoo/llama-a", "hf:someone/lora-of-a-path"];
-    let report = compare_on_hub(options(&server, cache.path()), names, None);
+    let report = compare_within(options(&server, cache.path()), names, [None, None], None);
     assert_eq!(report.finding.overall.relation, Relation::Inconclusive);
     // With another base than it states, that one is read and the stated one is not.
     let names = ["hf:zoo/llama-a", "hf:someone/lora"];
     server.seen();
     let fetch = options(&server, cache.path());
-    let report = compare_on_hub(fetch, names, Some("hf:zoo/llama-a"));
+    let report = compare_within(fetch, names, [None, Some("hf:zoo/llama-a")], None);
     assert_eq!(report.finding.overall.relation.related(), Some(true));
     assert_eq!(asked_for(&server.seen(), "modelkin/llama-a"), 0);
 }

@@ -90,16 +90,26 @@ pub fn compare_added(reference: &Path, candidate: &Path, bases: &[Option<PathBuf
 
 /// The audit with all tests of two models by their names, wherever they are.
 pub fn compare_named(fetch: FetchOptions, reference: &str, candidate: &str) -> Report {
+    compare_within(fetch, [reference, candidate], [None, None], None)
+}
+
+/// As [`compare_named`], with the names of bases and within a budget.
+pub fn compare_within(
+    fetch: FetchOptions,
+    [reference, candidate]: [&str; 2],
+    bases: [Option<&str>; 2],
+    budget_bytes: Option<u64>,
+) -> Report {
     let all = evidence::TESTS.iter().map(|test| test.spec.id.to_owned());
     let request = Request {
         reference: reference.parse().expect("a model's name"),
         candidate: candidate.parse().expect("a model's name"),
-        bases: [None, None],
+        bases: bases.map(|base| base.map(|name| name.parse().expect("a model's name"))),
         settings: Settings::default(),
         fetch,
         tests: all.collect(),
         device: "cpu".to_owned(),
-        budget_bytes: None,
+        budget_bytes,
         command: vec!["modelkin".to_owned(), "compare".to_owned()],
     };
     audit::compare(&request, &Unwatched).unwrap_or_else(|error| panic!("{candidate}: {error}"))

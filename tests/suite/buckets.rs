@@ -4,7 +4,7 @@
 use crate::audits::{compare_named, summary};
 use crate::support::web_server::{Answer, Asked, Flow, WebServer};
 use crate::support::zoo;
-use crate::urls::{blobs, content, options, paths, resolve};
+use crate::urls::{blobs, content, options, paths, resolve, resolve_offline};
 use modelkin::audit::{self, Unwatched};
 use modelkin::source::{BucketOptions, FetchOptions, Keys, ModelRef, Secret};
 use modelkin::verdict::Relation;
@@ -203,11 +203,8 @@ fn a_prefix_is_listed_in_parts_and_what_is_needed_is_fetched_once() {
     resolve(NAME, &options).unwrap();
     assert!(server.seen().iter().all(is_list), "kept");
     drop(server);
-    let offline = FetchOptions {
-        offline: true,
-        ..options
-    };
-    assert_eq!(paths(&resolve(NAME, &offline).unwrap()), expected);
+    let kept = resolve_offline(NAME, options).unwrap();
+    assert_eq!(paths(&kept), expected);
 }
 
 #[test]

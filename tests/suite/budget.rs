@@ -1,21 +1,18 @@
 //! A budget that holds rows and no whole matrices: what is served stays within it, both models are read
 //! alike, and the verdict is that of the whole.
 
+use crate::audits::{compare, compare_within};
 use crate::hub::options;
 use crate::support::derive::{as_phi3, layers_swapped, noised, permuted_units};
 use crate::support::hub_server::HubServer;
 use crate::support::linear::{generator, normals};
 use crate::support::model::TestModel;
-use modelkin::audit::{self, Request, Unwatched};
-use modelkin::evidence::context::Settings;
 use modelkin::report::Report;
 use modelkin::source::FetchOptions;
 use modelkin::verdict::Relation;
 use ndarray::{ArrayD, Ix2};
 use safetensors::Dtype;
 use serde_json::json;
-use std::fs;
-use std::path::Path;
 
 const HIDDEN: usize = 256;
 const UNITS: usize = 1024;
@@ -111,31 +108,6 @@ fn tuned(model: &TestModel) -> TestModel {
     tuned
 }
 
-fn put(server: &HubServer, repository: &str, folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        server.put(repository, &name, &fs::read(&path).unwrap());
-    }
-}
-
-fn compare(models: [String; 2], fetch: FetchOptions, budget_bytes: Option<u64>) -> Report {
-    let tests = modelkin::evidence::TESTS.iter();
-    let [reference, candidate] = models.map(|model| model.parse().unwrap());
-    let request = Request {
-        reference,
-        candidate,
-        bases: [None, None],
-        settings: Settings::default(),
-        fetch,
-        tests: tests.map(|test| test.spec.id.to_owned()).collect(),
-        device: "cpu".to_owned(),
-        budget_bytes,
-        command: Vec::new(),
-    };
-    audit::compare(&request, &Unwatched).unwrap()
-}
-
 /// Models on a hub and in folders of the same bytes.
 struct Models {
     server: HubServer,
@@ -157,7 +129,7 @@ impl Models {
             1 => model.save(&folder),
             n => model.save_sharded(&folder, n),
         }
-        put(&self.server, &format!("budget/{id}"), &folder);
+        self.server.put_folder(&format!("budget/{id}"), &folder);
     }
 
     /// Within a budget, from the hub; also the bytes of weights that it sent of each.
@@ -168,7 +140,9 @@ impl Models {
             in_parts: true,
             ..options(&self.server, cache.path())
         };
-        let report = compare(ids.map(|id| format!("hf:budget/{id}")), fetch, Some(budget));
+        let names = ids.map(|id| format!("hf:budget/{id}"));
+        let names = names.each_ref().map(String::as_str);
+        let report = compare_within(fetch, names, [None, None], Some(budget));
         let seen = self.server.seen();
         let sent = ids.map(|id| {
             let of = |path: &str| {
@@ -181,8 +155,8 @@ impl Models {
     }
 
     fn whole(&self, ids: [&str; 2]) -> Report {
-        let path = |id: &str| self.folder.path().join(id).to_string_lossy().into_owned();
-        compare(ids.map(path), FetchOptions::default(), None)
+        let [reference, candidate] = ids.map(|id| self.folder.path().join(id));
+        compare(&reference, &candidate)
     }
 }
 
@@ -355,7 +329,9 @@ fn parts_of_independent_models_are_not_linked_more_often_than_chance_links_them(
             wide(1000 + 2 * pair + side as u64).save(&folder);
             folder.to_string_lossy().into_owned()
         });
-        let report = compare(folders, FetchOptions::default(), Some(1_800_000));
+        let names = folders.each_ref().map(String::as_str);
+        let here = FetchOptions::default();
+        let report = compare_within(here, names, [None, None], Some(1_800_000));
         let partners = effect(&report, "gate-up-matching", "n-partners-if-reordered");
         assert!(
             partners.is_some_and(|n| n < 4000.0),

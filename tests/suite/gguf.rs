@@ -4,7 +4,7 @@ use crate::audits::{compare, model_ref, record, summary};
 use crate::support::{shared, zoo};
 use modelkin::arch::{Role, RoleKind};
 use modelkin::audit::{self, Unwatched};
-use modelkin::evidence::record::{Detail, Status, TestRecord};
+use modelkin::evidence::record::{Status, TestRecord};
 use modelkin::source::FetchOptions;
 use modelkin::verdict::Relation;
 use std::path::{Path, PathBuf};
@@ -41,13 +41,6 @@ fn tokenizers(folder: &Path, a: &str, b: &str) -> TestRecord {
     found
 }
 
-fn has_code(record: &TestRecord, code: &str) -> bool {
-    record.details.iter().any(|detail| match detail {
-        Detail::Observations(seen) => seen.iter().any(|o| o.code == code),
-        _ => false,
-    })
-}
-
 #[test]
 fn published_vocabularies_are_compared_as_they_are() {
     let Some(folder) = vocabularies() else { return };
@@ -69,7 +62,7 @@ fn published_vocabularies_are_compared_as_they_are() {
         (contained.effect(kept), contained.effect(ids)),
         (Some(1.0), Some(1.0))
     );
-    assert!(!has_code(&contained, "vocabulary-equal"));
+    assert!(!contained.has_observation("vocabulary-equal"));
 
     let permuted = tokenizers(&folder, "refact", "starcoder");
     assert!(permuted.effect(kept) > Some(0.99), "{:?}", permuted.effects);
@@ -122,7 +115,10 @@ fn a_quantized_copy_is_called_quantized() {
                 "{name}"
             );
             let identity = record(&report, "tensor-identity");
-            assert_eq!(has_code(identity, "block-quantized"), in_candidate == 1.0);
+            assert_eq!(
+                identity.has_observation("block-quantized"),
+                in_candidate == 1.0
+            );
             let tokenizer = record(&report, "tokenizer-comparison");
             assert_eq!(tokenizer.effect("fraction-ids-kept"), Some(1.0));
             assert_eq!(tokenizer.effect("fraction-merges-kept-in-order"), Some(1.0));

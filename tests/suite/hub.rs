@@ -402,11 +402,7 @@ fn names_that_would_leave_the_cache_and_answers_that_are_none_are_refused() {
 fn two_models_on_a_hub_are_audited() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     for id in ["llama-a", "llama-a-tuned"] {
-        for entry in fs::read_dir(zoo(id)).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            server.put(&format!("zoo/{id}"), &name, &fs::read(&path).unwrap());
-        }
+        server.put_folder(&format!("zoo/{id}"), &zoo(id));
     }
     let options = options(&server, cache.path());
     let request = Request {

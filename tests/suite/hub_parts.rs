@@ -1,11 +1,12 @@
 //! Weights that stay on the hub: only what tests ask for is fetched, once, and servers that send
 //! something else are found out.
 
+use crate::audits::compare_within;
 use crate::hub::{REPOSITORY, options, server, weights};
 use crate::support::hub_server::{Fault, HubServer, Seen};
 use crate::support::zoo;
-use modelkin::audit::{self, Request, Unwatched};
-use modelkin::evidence::context::Settings;
+use modelkin::audit::{self, Unwatched};
+use modelkin::evidence::record::OUTSIDE_THE_BUDGET;
 use modelkin::report::Report;
 use modelkin::source::bytes::ByteSource;
 use modelkin::source::{self, FetchOptions};
@@ -39,27 +40,13 @@ fn n_sent(seen: &[Seen]) -> usize {
 }
 
 fn put_zoo(server: &HubServer, id: &str) {
-    for entry in fs::read_dir(zoo(id)).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        server.put(&format!("zoo/{id}"), &name, &fs::read(&path).unwrap());
-    }
+    server.put_folder(&format!("zoo/{id}"), &zoo(id));
 }
 
 fn compare(fetch: FetchOptions, ids: [&str; 2], budget_bytes: Option<u64>) -> Report {
-    let tests = modelkin::evidence::TESTS.iter();
-    let request = Request {
-        reference: format!("hf:zoo/{}", ids[0]).parse().unwrap(),
-        candidate: format!("hf:zoo/{}", ids[1]).parse().unwrap(),
-        bases: [None, None],
-        settings: Settings::default(),
-        fetch,
-        tests: tests.map(|test| test.spec.id.to_owned()).collect(),
-        device: "cpu".to_owned(),
-        budget_bytes,
-        command: Vec::new(),
-    };
-    audit::compare(&request, &Unwatched).unwrap()
+    let names = ids.map(|id| format!("hf:zoo/{id}"));
+    let names = names.each_ref().map(String::as_str);
+    compare_within(fetch, names, [None, None], budget_bytes)
 }
 
 #[test]
@@ -318,6 +305,9 @@ fn a_budget_that_holds_nothing_says_so_in_every_test_of_weights() {
     let identity = report.records.iter().find(|r| r.test == "tensor-identity");
     let reason = identity.and_then(|r| r.reason.clone()).unwrap();
     assert!(reason.starts_with("outside the budget"), "{reason}");
+    assert!(identity.is_some_and(|r| r.has_observation(OUTSIDE_THE_BUDGET)));
+    let overall = report.finding.overall.relation;
+    assert_eq!(overall, Relation::Inconclusive);
 }
 
 #[test]

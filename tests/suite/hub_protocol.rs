@@ -112,16 +112,12 @@ mod tls {
     use super::*;
     use crate::support::tls_front;
     use std::path::Path;
-    use std::process::{Command, Output};
+    use std::process::Output;
 
     fn modelkin_fetch(endpoint: &str, cache: &Path, authority: &Path) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_modelkin"))
-            .args(["fetch", "hf:org/name"])
+        tls_front::fetching("hf:org/name", authority, cache)
             .env("HF_ENDPOINT", endpoint)
             .env("HF_HUB_CACHE", cache)
-            .env("SSL_CERT_FILE", authority)
-            .env("SSL_CERT_DIR", cache)
-            .env("NO_PROXY", "localhost")
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_OFFLINE")
             .output()

@@ -4,7 +4,7 @@
 use crate::audits::{compare_named, summary};
 use crate::support::web_server::{Answer, Asked, Flow, WebServer};
 use crate::support::zoo;
-use crate::urls::{blobs, content, options, paths, resolve};
+use crate::urls::{blobs, content, options, paths, resolve, resolve_offline};
 use modelkin::source::{FetchOptions, ModelRef};
 use modelkin::verdict::Relation;
 use serde_json::{Value, json};
@@ -125,11 +125,8 @@ fn a_repository_is_fetched_and_verified_and_the_token_stays_with_the_hub() {
     resolve(NAME, &options).unwrap();
     assert!(server.seen().iter().all(|s| s.path() == LIST), "kept");
     drop(server);
-    let offline = FetchOptions {
-        offline: true,
-        ..options
-    };
-    assert_eq!(paths(&resolve(NAME, &offline).unwrap()), expected);
+    let kept = resolve_offline(NAME, options).unwrap();
+    assert_eq!(paths(&kept), expected);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::audits::{compare_named, summary};
 use crate::support::tls_front;
 use crate::support::web_server::{Answer, Asked, Flow, WebServer};
 use crate::support::zoo;
-use crate::urls::{blobs, content, options, paths, resolve};
+use crate::urls::{blobs, content, options, paths, resolve, resolve_offline};
 use modelkin::audit::{self, Unwatched};
 use modelkin::source::{FetchOptions, ModelRef};
 use modelkin::verdict::Relation;
@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -142,11 +141,8 @@ fn layers_are_fetched_by_digest_and_the_token_stays_with_the_registry() {
             .all(|s| s.path().contains("manifests"))
     );
     drop(registry);
-    let offline = FetchOptions {
-        offline: true,
-        ..options
-    };
-    assert_eq!(paths(&resolve(NAME, &offline).unwrap()), expected);
+    let kept = resolve_offline(NAME, options).unwrap();
+    assert_eq!(paths(&kept), expected);
 }
 
 #[test]
@@ -315,14 +311,10 @@ fn a_registry_behind_tls_sends_no_one_to_a_gate_in_the_open() {
     });
     let secured = tls_front::start(registry.url.trim_start_matches("http://"));
     let kept = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_modelkin"))
-        .args(["fetch", NAME])
+    let output = tls_front::fetching(NAME, &tls_front::authority(), kept.path())
         .env("MODELKIN_DOWNLOADS", kept.path())
         .env("MODELKIN_OLLAMA_REGISTRY", &secured)
         .env("OLLAMA_MODELS", kept.path())
-        .env("SSL_CERT_FILE", tls_front::authority())
-        .env("SSL_CERT_DIR", kept.path())
-        .env("NO_PROXY", "localhost")
         .output()
         .expect("the program starts");
     let error = String::from_utf8_lossy(&output.stderr);

@@ -8,7 +8,6 @@ use modelkin::audit::{self, Unwatched};
 use modelkin::source::{self, FetchOptions, ModelRef, Snapshot, SourceError};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -32,6 +31,15 @@ pub fn options(kept: &Path) -> FetchOptions {
 pub fn resolve(name: &str, options: &FetchOptions) -> Result<Snapshot, SourceError> {
     let model: ModelRef = name.parse().expect("a model's name");
     source::resolve(&model, options, &Unwatched)
+}
+
+/// What was fetched before, where no server may be asked.
+pub fn resolve_offline(name: &str, options: FetchOptions) -> Result<Snapshot, SourceError> {
+    let offline = FetchOptions {
+        offline: true,
+        ..options
+    };
+    resolve(name, &offline)
 }
 
 pub fn paths(snapshot: &Snapshot) -> Vec<&str> {
@@ -88,11 +96,8 @@ fn one_file_is_downloaded_once_and_no_token_is_sent() {
     assert!(!model.to_string().contains("secret"), "{model}");
     // Offline, what was fetched is there.
     drop(server);
-    let offline = FetchOptions {
-        offline: true,
-        ..options(kept.path())
-    };
-    assert_eq!(paths(&resolve(&url, &offline).unwrap()), ["m.gguf"]);
+    let kept = resolve_offline(&url, options(kept.path())).unwrap();
+    assert_eq!(paths(&kept), ["m.gguf"]);
 }
 
 #[test]
@@ -385,12 +390,9 @@ fn no_redirect_leads_from_tls_to_the_open() {
     let server = one(move |_, _| Answer::new(302, "").with("Location", target.as_str()));
     let secured = tls_front::start(server.url.trim_start_matches("http://"));
     let kept = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_modelkin"))
-        .args(["fetch", &format!("{secured}/m.gguf")])
+    let name = format!("{secured}/m.gguf");
+    let output = tls_front::fetching(&name, &tls_front::authority(), kept.path())
         .env("MODELKIN_DOWNLOADS", kept.path())
-        .env("SSL_CERT_FILE", tls_front::authority())
-        .env("SSL_CERT_DIR", kept.path())
-        .env("NO_PROXY", "localhost")
         .output()
         .expect("the program starts");
     let error = String::from_utf8_lossy(&output.stderr);

@@ -28,8 +28,8 @@ pub(super) struct Hqq;
 
 /// Settings that must be there: kind and name of the part.
 const NEEDED: &[&str] = &["nbits", "group_size", "axis", "shape", "packing"];
-/// Settings that are read where they are there, and whose value must be this.
-const FIXED: &[(&str, u64)] = &[("quant_scale", 0), ("quant_zero", 0)];
+/// Settings that must be 0 where they are there: scales and zero points as they are.
+const ZERO: &[&str] = &["quant_scale", "quant_zero"];
 /// Settings that say how the codes were found, or what a runtime does with them.
 const OTHERS: &[&str] = &[
     "channel_wise",
@@ -66,8 +66,7 @@ impl Scheme for Hqq {
             for &name in NEEDED {
                 stored.need(&mut group, name, &format!("{stem}.{name}"))?;
             }
-            let fixed = FIXED.iter().map(|(name, _)| *name);
-            for name in fixed.chain(OTHERS.iter().copied()) {
+            for name in ZERO.iter().chain(OTHERS) {
                 stored.take(&mut group, name, &format!("{stem}.{name}"));
             }
             let (shape, decoder) = Weight::new(&group)?;
@@ -176,10 +175,13 @@ fn scheme(nbits: f32) -> Option<(&'static str, i32, &'static str)> {
 impl Weight {
     /// Checks the parts against each other.
     fn new(group: &Group) -> Result<(Vec<usize>, Self), CheckpointError> {
-        for (name, value) in FIXED {
+        for name in ZERO {
             let expected = "0 (scales as they are)";
-            if whole(group, name, expected)?.is_some_and(|found| found as u64 != *value) {
-                return Err(wrong_setting(group, name, expected, b"1"));
+            let Some((bytes, dtype)) = setting(group, name)? else {
+                continue;
+            };
+            if wholes(&bytes, dtype).as_deref() != Some(&[0]) {
+                return Err(wrong_setting(group, name, expected, &bytes));
             }
         }
         let (bytes, dtype) = setting(group, "nbits")?.unwrap_or((Vec::new(), DType::I32));

@@ -14,9 +14,7 @@ pub use access::{BucketOptions, Keys, Secret};
 
 use super::model_ref::ModelRefError;
 use super::remote::cache::{RepoCache, is_safe};
-use super::remote::http::{
-    self, Address, Asked, Failure, Http, bearer, header, may_pass, protocol, shown,
-};
+use super::remote::http::{self, Address, Asked, Failure, Http, bearer, header, protocol, refusal};
 use super::remote::{Id, Later, Listing, Published, Remote, RemoteFile};
 use super::url::series;
 use super::{FetchOptions, Progress, Snapshot, Source, SourceError, digest, is_needed};
@@ -203,15 +201,7 @@ impl Bucket {
                 }
             }
         };
-        let url = Url::parse(&address).map_err(|e| setting(variable, &address, &e.to_string()))?;
-        match ["http", "https"].contains(&url.scheme()) && url.host().is_some() {
-            true => Ok(url),
-            false => Err(setting(
-                variable,
-                &address,
-                "expected an address such as https://host",
-            )),
-        }
+        http::server(variable, &address)
     }
 
     /// The address of a key, or of the bucket; `query` in the order of its names.
@@ -409,12 +399,6 @@ impl Remote for Bucket {
             StatusCode::PRECONDITION_FAILED => "the object has changed since it was listed".into(),
             _ => format!("check the name, and set {credentials} if it is private"),
         };
-        may_pass(response).unwrap_or_else(|| {
-            Failure::Final(SourceError::Refused {
-                url: shown(response.url()),
-                status: response.status().as_u16(),
-                advice,
-            })
-        })
+        refusal(response, &advice)
     }
 }

@@ -11,7 +11,9 @@ mod store;
 
 use super::model_ref::ModelRefError;
 use super::remote::cache::RepoCache;
-use super::remote::http::{self, Address, Asked, Failure, Http, header, may_pass, protocol, shown};
+use super::remote::http::{
+    self, Address, Asked, Failure, Http, header, may_pass, protocol, refusal, shown,
+};
 use super::remote::{Later, Listing, Published, Remote, RemoteFile};
 use super::{FetchOptions, Progress, Snapshot, Source, SourceError, digest};
 use manifest::{MAX_MANIFEST_BYTES, files_of};
@@ -131,20 +133,10 @@ fn challenge(text: &str) -> Option<Url> {
 
 impl Registry {
     fn new(base: &str, reference: &Reference, options: &FetchOptions) -> Result<Self, SourceError> {
-        let setting = |problem: String| SourceError::Setting {
-            variable: "MODELKIN_OLLAMA_REGISTRY",
-            value: base.to_owned(),
-            problem,
-        };
-        let url = Url::parse(base).map_err(|e| setting(e.to_string()))?;
-        if !["http", "https"].contains(&url.scheme()) || url.host().is_none() {
-            let problem = "expected an address such as https://host";
-            return Err(setting(problem.to_owned()));
-        }
         Ok(Self {
             http: Http::new(options)?,
             endpoint: base.to_owned(),
-            base: url,
+            base: http::server("MODELKIN_OLLAMA_REGISTRY", base)?,
             reference: reference.clone(),
             access: Mutex::default(),
         })
@@ -176,14 +168,9 @@ impl Registry {
         let asked_at = self.access().asked_at.clone();
         let Some(url) = asked_at else { return Ok(()) };
         let address = Address::open(url);
-        let asked = Asked::default();
-        let response = self.http.send(Method::GET, &address, &asked).await?;
-        if !response.status().is_success() {
-            return Err(self.refused(&response, ""));
-        }
-        let url = response.url().clone();
         let what = "a token for public content";
-        let body = http::body(response, what).await?;
+        let refused = |r: &Response| self.refused(r, "");
+        let (url, body) = self.http.answer(&address, what, &refused).await?;
         // What came is not shown: it may be half a token.
         let granted: Option<Granted> = serde_json::from_slice(&body).ok();
         let token = granted.and_then(|granted| granted.token.or(granted.access_token));
@@ -298,11 +285,7 @@ impl Remote for Registry {
             }
             _ => "check the name and the tag",
         };
-        Failure::Final(SourceError::Refused {
-            url: shown(response.url()),
-            status: status.as_u16(),
-            advice: advice.to_owned(),
-        })
+        refusal(response, advice)
     }
 }
 

@@ -219,6 +219,21 @@ impl Http {
         ))
     }
 
+    /// The whole answer to a plain request, of what is no file of a model, and the address that sent it.
+    /// `what` is what was expected, `refused` what any other status than 200 means.
+    pub(in crate::source) async fn answer(
+        &self,
+        address: &Address,
+        what: &str,
+        refused: &(dyn Fn(&Response) -> Failure + Sync),
+    ) -> Result<(Url, Vec<u8>), Failure> {
+        let response = self.send(Method::GET, address, &Asked::default()).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refused(&response));
+        }
+        Ok((response.url().clone(), body(response, what).await?))
+    }
+
     /// Sends JSON and gives back the answer; a redirect is not followed, for what was sent is for one
     /// host.
     pub(in crate::source) async fn post(
@@ -259,6 +274,36 @@ pub(in crate::source) fn protocol(url: &Url, expected: &str, found: impl ToStrin
         url: shown(url),
         expected: expected.to_owned(),
         found: found.to_string(),
+    })
+}
+
+/// The address of a server that a variable names, without a path of its own to speak of.
+///
+/// # Errors
+/// When it is none that can be asked.
+pub(in crate::source) fn server(variable: &'static str, address: &str) -> Result<Url, SourceError> {
+    let setting = |problem: String| SourceError::Setting {
+        variable,
+        value: address.to_owned(),
+        problem,
+    };
+    let url = Url::parse(address).map_err(|e| setting(e.to_string()))?;
+    match ["http", "https"].contains(&url.scheme()) && url.host().is_some() {
+        true => Ok(url),
+        false => Err(setting(
+            "expected an address such as https://host".to_owned(),
+        )),
+    }
+}
+
+/// What an answer means that is no file, where another attempt may help or else `advice`.
+pub(in crate::source) fn refusal(response: &Response, advice: &str) -> Failure {
+    may_pass(response).unwrap_or_else(|| {
+        Failure::Final(SourceError::Refused {
+            url: shown(response.url()),
+            status: response.status().as_u16(),
+            advice: advice.to_owned(),
+        })
     })
 }
 

@@ -4,9 +4,11 @@
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -137,6 +139,17 @@ impl HubServer {
             id: etag(path, content),
         };
         self.state.lock().unwrap().files.insert(key, file);
+    }
+
+    /// Puts the files of a folder into a repository.
+    pub fn put_folder(&self, repository: &str, folder: &Path) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                let name = path.file_name().expect("a name").to_string_lossy();
+                self.put(repository, &name, &fs::read(&path).expect("a file"));
+            }
+        }
     }
 
     /// The next requests for this path fail so, one fault each.

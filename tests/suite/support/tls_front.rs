@@ -7,6 +7,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 fn data(name: &str) -> PathBuf {
@@ -18,6 +19,18 @@ fn data(name: &str) -> PathBuf {
 /// The certificate of the authority that a client must trust.
 pub fn authority() -> PathBuf {
     data("authority.pem")
+}
+
+/// The program that fetches a model, trusting these authorities and no others, with an empty folder for what
+/// else it may look for.
+pub fn fetching(name: &str, authority: &Path, empty: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_modelkin"));
+    command
+        .args(["fetch", name])
+        .env("SSL_CERT_FILE", authority)
+        .env("SSL_CERT_DIR", empty)
+        .env("NO_PROXY", "localhost");
+    command
 }
 
 /// Starts it before the server at `backend` (`host:port`); it ends with the process.

@@ -62,17 +62,22 @@ fn q3_k_block(block: &[u8; 110], out: &mut [f32; 256]) {
     }
 }
 
+/// Steps and minima of two neighbouring sub-blocks of `Q4_K` and `Q5_K`, from the head of a block.
+#[inline(always)]
+fn steps(head: &[u8; 16], pair: usize) -> [(f32, f32); 2] {
+    let (d, dmin) = (f16_at(head, 0), f16_at(head, 2));
+    [2 * pair, 2 * pair + 1].map(|s| {
+        let (scale, minimum) = scale_and_minimum(&head[4..], s);
+        (d * scale, dmin * minimum)
+    })
+}
+
 #[inline(always)]
 fn q4_k_block(block: &[u8; 144], out: &mut [f32; 256]) {
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
     for pair in 0..4 {
         let codes = part::<32, 144>(block, 16 + 32 * pair);
         let out = part_mut::<64, 256>(out, 64 * pair);
-        let sub = |s| {
-            let (scale, minimum) = scale_and_minimum(&block[4..16], s);
-            (d * scale, dmin * minimum)
-        };
-        let ((step, minimum), (upper_step, upper_minimum)) = (sub(2 * pair), sub(2 * pair + 1));
+        let [(step, minimum), (upper_step, upper_minimum)] = steps(part(block, 0), pair);
         for i in 0..32 {
             out[i] = step * f32::from(codes[i] & 15) - minimum;
         }
@@ -84,16 +89,11 @@ fn q4_k_block(block: &[u8; 144], out: &mut [f32; 256]) {
 
 #[inline(always)]
 fn q5_k_block(block: &[u8; 176], out: &mut [f32; 256]) {
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
     let high = part::<32, 176>(block, 16);
     for pair in 0..4 {
         let codes = part::<32, 176>(block, 48 + 32 * pair);
         let out = part_mut::<64, 256>(out, 64 * pair);
-        let sub = |s| {
-            let (scale, minimum) = scale_and_minimum(&block[4..16], s);
-            (d * scale, dmin * minimum)
-        };
-        let ((step, minimum), (upper_step, upper_minimum)) = (sub(2 * pair), sub(2 * pair + 1));
+        let [(step, minimum), (upper_step, upper_minimum)] = steps(part(block, 0), pair);
         for i in 0..32 {
             let code = codes[i] & 15 | (high[i] >> (2 * pair) & 1) << 4;
             out[i] = step * f32::from(code) - minimum;
