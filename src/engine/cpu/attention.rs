@@ -184,10 +184,11 @@ pub(super) fn attention<T: Real>(
     if n_rows < BLOCKS_FROM {
         return by_row(q, cache, at, shape);
     }
-    match tile {
-        Tile::Large => by_block::<T, 6, 2>(q, cache, at, shape, tile),
-        Tile::Small => by_block::<T, 6, 1>(q, cache, at, shape, tile),
-        Tile::Least => by_block::<T, 1, 1>(q, cache, at, shape, tile),
+    // As many sums of all lanes as there are registers for.
+    match (tile.is_large(), size_of::<T>()) {
+        (true, 4) => by_block::<T, 6, 2>(q, cache, at, shape, tile),
+        (true, _) | (false, 4) => by_block::<T, 6, 1>(q, cache, at, shape, tile),
+        (false, _) => by_block::<T, 3, 1>(q, cache, at, shape, tile),
     }
 }
 
@@ -247,7 +248,7 @@ fn by_block<T: Real, const R: usize, const C: usize>(
             let first = head * cache.capacity;
             let keys = &cache.keys[(first + base) * head_dim..(first + end) * head_dim];
             let mut packed = Packed::default();
-            packed.fill(keys, head_dim, tile.n_w());
+            packed.fill_w(keys, head_dim, tile);
             packed
         })
         .collect();
@@ -268,7 +269,7 @@ fn by_block<T: Real, const R: usize, const C: usize>(
                     let start = (row * n_heads + head) * head_dim;
                     scratch.q.extend_from_slice(&q[start..start + head_dim]);
                 }
-                scratch.packed.fill(&scratch.q, head_dim, tile.n_x());
+                scratch.packed.fill_x(&scratch.q, head_dim, tile);
                 let kv_head = head / (n_heads / shape.n_kv_heads);
                 // Packed keys start with a group.
                 let first = (seen_of(rows.start).start - base) / tile.n_w() * tile.n_w();
@@ -428,10 +429,12 @@ mod tests {
                     cache.values[(at + n_rows - 1) * value_dim] = f32::NAN;
                     let q = numbers(n_rows * n_heads * head_dim);
                     let expected = by_row(&q, &cache, at, &shape);
+                    let [wide, large, small, least] = Tile::ALL;
                     for found in [
-                        by_block::<f32, 6, 2>(&q, &cache, at, &shape, Tile::Large),
-                        by_block::<f32, 6, 1>(&q, &cache, at, &shape, Tile::Small),
-                        by_block::<f32, 1, 1>(&q, &cache, at, &shape, Tile::Least),
+                        by_block::<f32, 6, 2>(&q, &cache, at, &shape, wide),
+                        by_block::<f32, 6, 1>(&q, &cache, at, &shape, large),
+                        by_block::<f32, 6, 1>(&q, &cache, at, &shape, small),
+                        by_block::<f32, 3, 1>(&q, &cache, at, &shape, least),
                     ] {
                         for (found, expected) in found.iter().zip(&expected) {
                             let both_nan = found.is_nan() && expected.is_nan();

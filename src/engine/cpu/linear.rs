@@ -28,21 +28,32 @@ struct Scratch<T> {
     packed: Packed<T>,
 }
 
+/// Memory for packed rows that products use one after the other: fresh memory costs a fault per page.
+#[derive(Debug, Default)]
+pub(super) struct Packs<T> {
+    x: Packed<T>,
+    panel: Packed<T>,
+}
+
 /// x Wᵀ `[n_rows, n_out]` of x `[n_rows, n_in]`.
 ///
 /// # Errors
 /// When rows of the weight cannot be read.
-pub(super) fn linear<T: Real>(x: &[T], weight: &Weight) -> Result<Vec<T>, TensorError> {
+pub(super) fn linear<T: Real>(
+    x: &[T],
+    weight: &Weight,
+    packs: &mut Packs<T>,
+) -> Result<Vec<T>, TensorError> {
     let n_x = x.len() / weight.n_in;
     if n_x <= FEW {
         return of_few(x, n_x, weight);
     }
     let tile = Tile::of::<T>();
-    let packed = Packed::x(x, weight.n_in, tile);
+    packs.x.par_fill_x(x, weight.n_in, tile);
     if n_x.div_ceil(TASK_GROUPS * tile.n_x()) < TASKS_PER_CORE * rayon::current_num_threads() {
-        of_some(&packed, n_x, tile, weight)
+        of_some(&packs.x, n_x, tile, weight)
     } else {
-        of_many(&packed, n_x, tile, weight)
+        of_many(packs, n_x, tile, weight)
     }
 }
 
@@ -77,9 +88,8 @@ fn of_some<T: Real>(
             |scratch, (task, out)| -> Result<(), TensorError> {
                 let start = task * TASK_ROWS;
                 let rows = start..weight.n_out.min(start + TASK_ROWS);
-                scratch.packed.resize(rows.len(), weight.n_in, tile.n_w());
-                let place = scratch.packed.place();
-                weight.pack(rows, tile.n_w(), &mut scratch.decoded, place)?;
+                scratch.packed.resize_w(rows.len(), weight.n_in, tile);
+                weight.pack(rows, &mut scratch.decoded, scratch.packed.place())?;
                 let mut out = Out {
                     values: out,
                     x_stride: 1,
@@ -94,7 +104,7 @@ fn of_some<T: Real>(
 
 /// Many rows: cores share x.
 fn of_many<T: Real>(
-    x: &Packed<T>,
+    packs: &mut Packs<T>,
     n_x: usize,
     tile: Tile,
     weight: &Weight,
@@ -106,17 +116,17 @@ fn of_many<T: Real>(
     let task_groups = n_x.div_ceil(tile.n_x()).div_ceil(n_tasks).max(TASK_GROUPS);
     let task_rows = task_groups * tile.n_x();
     let mut y = vec![T::ZERO; n_x * n_out];
-    let mut panel = Packed::default();
+    let Packs { x, panel } = packs;
     for start in (0..n_out).step_by(panel_rows) {
         let rows = start..n_out.min(start + panel_rows);
-        panel.resize(rows.len(), n_in, tile.n_w());
+        panel.resize_w(rows.len(), n_in, tile);
         panel
             .parts(TASK_ROWS / tile.n_w())
             .enumerate()
             .try_for_each_init(Vec::new, |decoded, (part, place)| {
                 let first = rows.start + part * TASK_ROWS;
                 let rows = first..rows.end.min(first + TASK_ROWS);
-                weight.pack(rows, tile.n_w(), decoded, place)
+                weight.pack(rows, decoded, place)
             })?;
         y.par_chunks_mut(task_rows * n_out)
             .enumerate()

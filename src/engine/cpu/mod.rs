@@ -20,10 +20,10 @@ use super::EngineError;
 use super::backend::{AttentionShape, Backend, RopeTable};
 use crate::arch::spec::{Activation, NormSpec};
 use crate::tensor::Matrix;
+use linear::Packs;
 use rayon::prelude::*;
-use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use weight::Budget;
 
 /// Values below which a row-wise operation is not spread over cores.
@@ -33,7 +33,8 @@ const PARALLEL_ABOVE: usize = 1 << 14;
 #[derive(Debug)]
 pub struct Cpu<T> {
     budget: Budget,
-    real: PhantomData<T>,
+    /// Those of the product that ended last; a product that runs beside another makes its own.
+    packs: Mutex<Option<Packs<T>>>,
 }
 
 impl<T: Real> Cpu<T> {
@@ -47,7 +48,7 @@ impl<T: Real> Cpu<T> {
     pub fn with_budget(n_bytes: u64) -> Self {
         Self {
             budget: Budget::new(n_bytes),
-            real: PhantomData,
+            packs: Mutex::default(),
         }
     }
 }
@@ -153,7 +154,11 @@ impl<T: Real> Backend for Cpu<T> {
         if n_x == 0 {
             return Ok(Buffer::new(n_out, Vec::new()));
         }
-        let mut y = Buffer::new(n_out, linear::linear(&x.values, weight)?);
+        let kept = || self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = kept().take().unwrap_or_default();
+        let y = linear::linear(&x.values, weight, &mut packs);
+        *kept() = Some(packs);
+        let mut y = Buffer::new(n_out, y?);
         if let Some(bias) = bias {
             y.each_row(|_, row| {
                 for (value, &bias) in row.iter_mut().zip(bias.row(0)) {

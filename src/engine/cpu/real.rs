@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+use wide::f32x4;
 
 /// f32 or f64.
 pub trait Real:
@@ -48,10 +49,12 @@ pub trait Real:
     fn erf(self) -> Self;
     /// √x.
     fn sqrt(self) -> Self;
+    /// The totals of four sums of sixteen lanes, given by quarters (`super::product`).
+    fn totals(lanes: &[[[Self; 4]; 4]; 4]) -> [Self; 4];
 }
 
 macro_rules! real {
-    ($type:ty, $name:literal, $exp:path, $tanh:path, $erf:path) => {
+    ($type:ty, $name:literal, $exp:path, $tanh:path, $erf:path, $totals:path) => {
         impl Real for $type {
             const NAME: &'static str = $name;
             const ZERO: Self = 0.0;
@@ -90,13 +93,43 @@ macro_rules! real {
             fn sqrt(self) -> Self {
                 self.sqrt()
             }
+            #[inline(always)]
+            fn totals(lanes: &[[[Self; 4]; 4]; 4]) -> [Self; 4] {
+                $totals(lanes)
+            }
         }
     };
 }
 
 // Functions of ours and of `libm`, not the system's: theirs differ in the last bit from one to the next.
-real!(f32, "cpu", exp, libm::tanhf, libm::erff);
-real!(f64, "cpu-f64", libm::exp, libm::tanh, libm::erf);
+real!(f32, "cpu", exp, libm::tanhf, libm::erff, totals_f32);
+real!(f64, "cpu-f64", libm::exp, libm::tanh, libm::erf, totals);
+
+/// Totals one by one: `(l₀ + l₈) + (l₄ + l₁₂)` and so on are four values, of which the first and the third, the
+/// second and the fourth, and these two sums are added.
+#[inline(always)]
+fn totals<T: Real>(lanes: &[[[T; 4]; 4]; 4]) -> [T; 4] {
+    let mut totals = [T::ZERO; 4];
+    for (total, [a, b, c, d]) in totals.iter_mut().zip(lanes) {
+        let mut four = [T::ZERO; 4];
+        for l in 0..4 {
+            four[l] = (a[l] + c[l]) + (b[l] + d[l]);
+        }
+        *total = (four[0] + four[2]) + (four[1] + four[3]);
+    }
+    totals
+}
+
+/// Totals side by side: compilers left to themselves gather values one by one.
+#[inline(always)]
+fn totals_f32(lanes: &[[[f32; 4]; 4]; 4]) -> [f32; 4] {
+    let mut fours = [f32x4::ZERO; 4];
+    for (four, &[a, b, c, d]) in fours.iter_mut().zip(lanes) {
+        *four = (f32x4::new(a) + f32x4::new(c)) + (f32x4::new(b) + f32x4::new(d));
+    }
+    let [a, b, c, d] = f32x4::transpose(fours);
+    ((a + c) + (b + d)).to_array()
+}
 
 /// eˣ to less than one unit in the last place, without branches, so that loops over it become vectors.
 ///

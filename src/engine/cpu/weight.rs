@@ -5,9 +5,8 @@
 //! file and its rows are read when they are needed: a model that does not fit runs, as fast as the
 //! disk and the page cache give it.
 
-use super::product::Lanes;
 use super::product::few::few_times;
-use super::product::tiles::pack;
+use super::product::tiles::Place;
 use super::real::{Element, Real};
 use crate::tensor::{DType, InMemory, Matrix, Tensor, TensorError};
 use half::{bf16, f16};
@@ -180,23 +179,22 @@ impl Weight {
         Ok(())
     }
 
-    /// Packs a range of rows in groups into their place, on this thread.
+    /// Packs a range of rows into their place, on this thread.
     pub(super) fn pack<T: Real>(
         &self,
         rows: Range<usize>,
-        group: usize,
         decoded: &mut Vec<f32>,
-        out: &mut [Lanes<T>],
+        mut place: Place<'_, T>,
     ) -> Result<(), TensorError> {
         let elements = rows.start * self.n_in..rows.end * self.n_in;
         match &self.store {
-            Store::F32(values) => pack(&values[elements], self.n_in, group, out),
-            Store::Bf16(values) => pack(&values[elements], self.n_in, group, out),
-            Store::F16(values) => pack(&values[elements], self.n_in, group, out),
+            Store::F32(values) => place.pack(&values[elements], self.n_in),
+            Store::Bf16(values) => place.pack(&values[elements], self.n_in),
+            Store::F16(values) => place.pack(&values[elements], self.n_in),
             Store::Rows(matrix) => {
                 decoded.resize(elements.len(), 0.0);
                 matrix.read_rows(rows, decoded)?;
-                pack(decoded, self.n_in, group, out);
+                place.pack(decoded, self.n_in);
             }
         }
         Ok(())

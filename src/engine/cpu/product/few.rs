@@ -29,10 +29,20 @@ fn row_times<T: Real, E: Element, const N: usize>(x: &[T], w: [&[E]; N]) -> [T; 
             lanes[j].add_products(&x, &Lanes::decode_part(w[j].1));
         }
     }
+    // Opaque, so that the tree of the totals does not keep the lanes of the loop out of vectors.
+    let lanes = std::hint::black_box(&lanes);
     let mut products = [T::ZERO; N];
-    for j in 0..N {
-        // Opaque, so that the tree of the totals does not keep the lanes of the loop out of vectors.
-        products[j] = std::hint::black_box(&lanes[j]).total();
+    let (fours, rest) = lanes.as_chunks::<4>();
+    let (totals, others) = products.as_chunks_mut::<4>();
+    for (lanes, totals) in fours.iter().zip(totals) {
+        let mut quarters = [[[T::ZERO; 4]; 4]; 4];
+        for (quarters, lanes) in quarters.iter_mut().zip(lanes) {
+            quarters.copy_from_slice(lanes.0.as_chunks::<4>().0);
+        }
+        *totals = T::totals(&quarters);
+    }
+    for (lanes, total) in rest.iter().zip(others) {
+        *total = lanes.total();
     }
     products
 }
