@@ -11,6 +11,8 @@ use super::real::Real;
 use super::weight::Weight;
 use crate::tensor::TensorError;
 use rayon::prelude::*;
+use std::mem::take;
+use std::sync::{Mutex, PoisonError};
 
 /// Rows of a weight that one task multiplies or packs.
 const TASK_ROWS: usize = 32;
@@ -35,26 +37,33 @@ pub(super) struct Packs<T> {
     panel: Packed<T>,
 }
 
-/// x Wᵀ `[n_rows, n_out]` of x `[n_rows, n_in]`.
+/// x Wᵀ `[n_rows, n_out]` of x `[n_rows, n_in]`. `kept` is the memory of the product before, and of as many
+/// values as the largest of them packed.
 ///
 /// # Errors
 /// When rows of the weight cannot be read.
 pub(super) fn linear<T: Real>(
     x: &[T],
     weight: &Weight,
-    packs: &mut Packs<T>,
+    kept: &Mutex<Packs<T>>,
 ) -> Result<Vec<T>, TensorError> {
     let n_x = x.len() / weight.n_in;
     if n_x <= FEW {
         return of_few(x, n_x, weight);
     }
+    let kept = || kept.lock().unwrap_or_else(PoisonError::into_inner);
+    // A product that runs beside another finds none, and makes its own.
+    let mut packs = take(&mut *kept());
     let tile = Tile::of::<T>();
     packs.x.par_fill_x(x, weight.n_in, tile);
-    if n_x.div_ceil(TASK_GROUPS * tile.n_x()) < TASKS_PER_CORE * rayon::current_num_threads() {
-        of_some(&packs.x, n_x, tile, weight)
-    } else {
-        of_many(packs, n_x, tile, weight)
-    }
+    let few_tasks =
+        n_x.div_ceil(TASK_GROUPS * tile.n_x()) < TASKS_PER_CORE * rayon::current_num_threads();
+    let y = match few_tasks {
+        true => of_some(&packs.x, n_x, tile, weight),
+        false => of_many(&mut packs, n_x, tile, weight),
+    };
+    *kept() = packs;
+    y
 }
 
 /// A few rows, W as it is stored.

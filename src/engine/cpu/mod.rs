@@ -23,7 +23,7 @@ use crate::tensor::Matrix;
 use linear::Packs;
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use weight::Budget;
 
 /// Values below which a row-wise operation is not spread over cores.
@@ -33,8 +33,7 @@ const PARALLEL_ABOVE: usize = 1 << 14;
 #[derive(Debug)]
 pub struct Cpu<T> {
     budget: Budget,
-    /// Those of the product that ended last; a product that runs beside another makes its own.
-    packs: Mutex<Option<Packs<T>>>,
+    packs: Mutex<Packs<T>>,
 }
 
 impl<T: Real> Cpu<T> {
@@ -154,11 +153,7 @@ impl<T: Real> Backend for Cpu<T> {
         if n_x == 0 {
             return Ok(Buffer::new(n_out, Vec::new()));
         }
-        let kept = || self.packs.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut packs = kept().take().unwrap_or_default();
-        let y = linear::linear(&x.values, weight, &mut packs);
-        *kept() = Some(packs);
-        let mut y = Buffer::new(n_out, y?);
+        let mut y = Buffer::new(n_out, linear::linear(&x.values, weight, &self.packs)?);
         if let Some(bias) = bias {
             y.each_row(|_, row| {
                 for (value, &bias) in row.iter_mut().zip(bias.row(0)) {

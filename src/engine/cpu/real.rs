@@ -1,5 +1,6 @@
 //! The number type of the CPU backend: f32, or f64 for measuring the noise of f32.
 
+use super::product::total;
 use half::{bf16, f16};
 use std::fmt::Debug;
 use std::iter::Sum;
@@ -105,22 +106,14 @@ macro_rules! real {
 real!(f32, "cpu", exp, libm::tanhf, libm::erff, totals_f32);
 real!(f64, "cpu-f64", libm::exp, libm::tanh, libm::erf, totals);
 
-/// Totals one by one: `(l₀ + l₈) + (l₄ + l₁₂)` and so on are four values, of which the first and the third, the
-/// second and the fourth, and these two sums are added.
+/// Totals one by one.
 #[inline(always)]
 fn totals<T: Real>(lanes: &[[[T; 4]; 4]; 4]) -> [T; 4] {
-    let mut totals = [T::ZERO; 4];
-    for (total, [a, b, c, d]) in totals.iter_mut().zip(lanes) {
-        let mut four = [T::ZERO; 4];
-        for l in 0..4 {
-            four[l] = (a[l] + c[l]) + (b[l] + d[l]);
-        }
-        *total = (four[0] + four[2]) + (four[1] + four[3]);
-    }
-    totals
+    let [a, b, c, d] = lanes;
+    [total(a), total(b), total(c), total(d)]
 }
 
-/// Totals side by side: compilers left to themselves gather values one by one.
+/// The same side by side: compilers left to themselves gather values one by one.
 #[inline(always)]
 fn totals_f32(lanes: &[[[f32; 4]; 4]; 4]) -> [f32; 4] {
     let mut fours = [f32x4::ZERO; 4];

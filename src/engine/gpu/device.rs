@@ -358,7 +358,7 @@ macro_rules! launch {
         } else {
             // SAFETY: kernels of this crate read and write within the arrays they are given; the tests run
             // every one of them with checks and without.
-            #[allow(unsafe_code)]
+            #[expect(unsafe_code)]
             unsafe { $kernel::launch_unchecked(device.client(), grid, units, $($arg),*) };
         }
     }};

@@ -20,7 +20,10 @@ use half::f16;
 
 /// A block-quantized type, by llama.cpp's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)] // The names are the documentation; the files of the families say what they mean.
+#[expect(
+    missing_docs,
+    reason = "the names are the documentation; the files of the families say what they mean"
+)]
 pub enum BlockType {
     Q4_0,
     Q4_1,

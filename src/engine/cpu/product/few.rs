@@ -35,11 +35,8 @@ fn row_times<T: Real, E: Element, const N: usize>(x: &[T], w: [&[E]; N]) -> [T; 
     let (fours, rest) = lanes.as_chunks::<4>();
     let (totals, others) = products.as_chunks_mut::<4>();
     for (lanes, totals) in fours.iter().zip(totals) {
-        let mut quarters = [[[T::ZERO; 4]; 4]; 4];
-        for (quarters, lanes) in quarters.iter_mut().zip(lanes) {
-            quarters.copy_from_slice(lanes.0.as_chunks::<4>().0);
-        }
-        *totals = T::totals(&quarters);
+        let [a, b, c, d] = lanes;
+        *totals = T::totals(&[a.quarters(), b.quarters(), c.quarters(), d.quarters()]);
     }
     for (lanes, total) in rest.iter().zip(others) {
         *total = lanes.total();

@@ -8,7 +8,7 @@
 //! order of summation is that of the definition.
 
 use super::super::real::{Element, Real};
-use super::LANES;
+use super::{LANES, add_products, decode_part};
 use multiversion::{multiversion, target::target_cfg_f};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -258,31 +258,10 @@ fn pack<T: Real, E: Element, const V: usize>(
     }
 }
 
-/// Decodes fewer than V stored values; the rest is 0.
-#[inline(always)]
-fn decode_part<T: Real, E: Element, const V: usize>(stored: &[E]) -> [T; V] {
-    let mut values = [T::ZERO; V];
-    for (value, stored) in values.iter_mut().zip(stored) {
-        *value = stored.as_real();
-    }
-    values
-}
-
-/// A part of the lanes of a sum: those of a register.
+/// A part of the lanes of a sum: those of a register. Compilers keep it in one; of arrays alone they make
+/// single numbers.
 #[derive(Debug, Clone, Copy)]
 struct Part<T, const V: usize>([T; V]);
-
-impl<T: Real, const V: usize> Part<T, V> {
-    const ZERO: Self = Self([T::ZERO; V]);
-
-    /// Adds the products of lanes.
-    #[inline(always)]
-    fn add_products(&mut self, x: &Self, w: &Self) {
-        for l in 0..V {
-            self.0[l] = x.0[l].fused(w.0[l], self.0[l]);
-        }
-    }
-}
 
 /// The sums of a tile, one part of their lanes. Aligned as a line of a cache is.
 #[derive(Debug, Clone, Copy)]
@@ -335,7 +314,7 @@ fn tiles<T: Real, const M: usize, const N: usize, const V: usize>(
     let block = (BLOCK_BYTES / (w_values * size_of::<T>())).clamp(1, BLOCK_ROWS / N);
     let block = block.min(w.values.len() / w_values).max(1);
     let n_parts = LANES / V;
-    let mut sums = vec![Sums([[Part::<T, V>::ZERO; N]; M]); block * n_parts];
+    let mut sums = vec![Sums([[Part([T::ZERO; V]); N]; M]); block * n_parts];
     for (b, w_block) in w.values.chunks(block * w_values).enumerate() {
         let n_tiles = w_block.len() / w_values;
         for (m, x_group) in x.values.chunks_exact(x_values).enumerate() {
@@ -349,14 +328,15 @@ fn tiles<T: Real, const M: usize, const N: usize, const V: usize>(
                         let range = part * n_vectors + start..part * n_vectors + end;
                         let (x_part, w_part) = (&x_group[range.clone()], &w_group[range]);
                         let mut lanes = if start == 0 {
-                            [[Part::ZERO; N]; M]
+                            [[Part([T::ZERO; V]); N]; M]
                         } else {
                             sums[part].0
                         };
                         for (x, w) in x_part.iter().zip(w_part) {
                             for i in 0..M {
                                 for j in 0..N {
-                                    lanes[i][j].add_products(&Part(x[i]), &Part(w[j]));
+                                    let (x, w) = (Part(x[i]), Part(w[j]));
+                                    add_products(&mut lanes[i][j].0, &x.0, &w.0);
                                 }
                             }
                         }
