@@ -170,6 +170,9 @@ def make_gguf():
     put("gguf", "every-type", as_gguf({"general.alignment": 32}, every))
     odd = {"a": b"\xff\xfe", "b": [[1, 2], [3]], "c": [True, False], "d": ["x", "y"], "split.no": 0, "split.count": 1}
     put("gguf", "odd-metadata", as_gguf(odd, {"a": (0, [3], noise(12))}))
+    half = {"blk.0.attn_k_b.weight": (1, [2, 32, 4], noise(512)), "blk.0.attn_v_b.weight": (1, [2, 3, 32], noise(384))}
+    coded = {"blk.1.attn_k_b.weight": (8, [2, 8, 32], noise(544)), "blk.1.attn_v_b.weight": (0, [2, 3, 8], noise(192))}
+    put("gguf", "latents", as_gguf(arch("deepseek2"), half | coded))
     for at, (_, size) in enumerate(BLOCKS.values()):
         put("gguf_blocks", f"type-{at:02}", bytes([at]) + noise(2 * size))
 
@@ -318,6 +321,37 @@ def make_arrays():
     put("onnx", "external", (arrays / "external" / "net.onnx").read_bytes())
 
 
+def make_answers():
+    sha = "0123456789abcdef" * 4
+    put("server_answers", "pointer", f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha}\nsize 12345\n".encode())
+    put("server_answers", "git-config", b'[core]\n\tbare = false\n[remote "origin"]\n\turl = https://example.org/o/m.git\n[lfs]\n\turl = "https://lfs.example.org/o/m"\n')
+    layers = [
+        {"mediaType": kind, "digest": f"sha256:{sha}", "size": 5, "annotations": title and {"org.opencontainers.image.title": title}}
+        for kind, title in [
+            ("application/vnd.ollama.image.model", None),
+            ("application/octet-stream", "a/model.safetensors"),
+            ("application/vnd.ollama.image.license", None),
+        ]
+    ]
+    put("server_answers", "manifest", json.dumps({"schemaVersion": 2, "layers": layers}).encode())
+    files = [
+        {"Path": "model.safetensors", "Type": "blob", "Size": 9, "Sha256": sha, "Revision": "r"},
+        {"Path": "config.json", "Type": "blob", "Size": 2, "Sha256": "", "Revision": "r"},
+        {"Path": "sub", "Type": "tree"},
+    ]
+    put("server_answers", "modelscope", json.dumps({"Success": True, "Data": {"Files": files}}).encode())
+    put(
+        "server_answers", "s3",
+        b'<?xml version="1.0"?>\n<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>n</NextContinuationToken>'
+        b'<Contents><Key>a &amp; b.json</Key><ETag>&quot;x-2&quot;</ETag><Size>11</Size></Contents></ListBucketResult>',
+    )  # fmt: skip
+    put(
+        "server_answers", "azure",
+        b'\xef\xbb\xbf<?xml version="1.0"?><EnumerationResults><Blobs><Blob><Name>p/m.gguf</Name><Properties><Etag>0x8C</Etag>'
+        b'<Content-Length>100</Content-Length></Properties></Blob></Blobs><NextMarker /></EnumerationResults>',
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     shutil.rmtree(OUT, ignore_errors=True)
     make_safetensors()
@@ -328,5 +362,6 @@ if __name__ == "__main__":
     make_adapters()
     make_text()
     make_arrays()
+    make_answers()
     files = [path for path in OUT.rglob("*") if path.is_file()]
     print(f"{len(files)} inputs, {sum(path.stat().st_size for path in files)} bytes")

@@ -12,6 +12,7 @@ use modelkin::checkpoint::{self, Checkpoint, CheckpointFile};
 use modelkin::engine::text::Tokenizer;
 use modelkin::engine::text::chat::{ChatOptions, ChatTemplate, Message};
 use modelkin::fingerprint::vocabulary::Vocabulary;
+use modelkin::source::answers::ANSWERS;
 use modelkin::source::bytes::MemoryFile;
 use modelkin::tensor::{BlockType, Tensor};
 use serde_json::Value;
@@ -34,6 +35,7 @@ pub const PARSERS: &[(&str, Parser)] = &[
     ("pytorch_zip", pytorch_zip),
     ("quantized", quantized),
     ("safetensors", safetensors),
+    ("server_answers", server_answers),
     ("shard_index", shard_index),
     ("tokenizer_files", tokenizer_files),
     ("tokenizer_json", tokenizer_json),
@@ -299,6 +301,14 @@ pub fn tokenizer_files(bytes: &[u8]) -> bool {
         ("tokenizer_config.json", next()),
         ("added_tokens.json", next()),
     ])
+}
+
+/// What servers and checkouts say of files: lists, manifests, pointers. Every parser gets the bytes, for none knows
+/// what it was sent.
+pub fn server_answers(bytes: &[u8]) -> bool {
+    ANSWERS
+        .iter()
+        .fold(false, |accepted, (_, accepts)| accepts(bytes) | accepted)
 }
 
 /// `chat_template.jinja`.

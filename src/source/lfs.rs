@@ -33,14 +33,14 @@ const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.git-lf
 
 /// What stands in the place of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pointer {
+pub(super) struct Pointer {
     /// SHA-256 of the content, lower-case hexadecimal.
     sha256: String,
     size_bytes: u64,
 }
 
 /// Reads a pointer; `None` for what is none, an error for what begins as one.
-fn pointer(text: &[u8]) -> Option<Result<Pointer, String>> {
+pub(super) fn pointer(text: &[u8]) -> Option<Result<Pointer, String>> {
     let rest = text.strip_prefix(VERSION)?;
     let rest = String::from_utf8_lossy(rest);
     let value = |key: &str| rest.lines().find_map(|line| line.strip_prefix(key));
@@ -102,7 +102,7 @@ fn small_text(path: &Path) -> Option<String> {
 
 /// Where the LFS server of a repository is, from its configuration: `lfs.url`, else that of the remote
 /// `origin`, else of the first one.
-fn server(config: &str) -> Result<Url, String> {
+pub(super) fn server(config: &str) -> Result<Url, String> {
     let (mut section, mut lfs, mut remotes) = (String::new(), None, BTreeMap::new());
     for line in config.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[') {

@@ -4,6 +4,8 @@
 //! in [`SOURCES`]; it decides which files an audit needs ([`is_needed`]) and hands them over complete and
 //! verified, or not at all. It does not look into them. Folders and files of this machine are `local`.
 
+#[doc(hidden)]
+pub mod answers;
 mod buckets;
 pub mod bytes;
 pub mod digest;

@@ -45,7 +45,7 @@ struct Data {
 }
 
 #[derive(Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     #[serde(rename = "Path")]
     path: String,
     /// `blob` or `tree`.
@@ -122,7 +122,7 @@ struct ModelScope {
 }
 
 /// The entries of an answer; an error in words.
-fn entries_of(body: &[u8]) -> Result<Vec<Entry>, String> {
+pub(super) fn entries_of(body: &[u8]) -> Result<Vec<Entry>, String> {
     let answer: Answer = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     if answer.success == Some(false) {
         let message: String = answer.message.unwrap_or_default();
@@ -139,7 +139,7 @@ fn entries_of(body: &[u8]) -> Result<Vec<Entry>, String> {
 }
 
 /// The needed files among entries; an error in words.
-fn files_of(entries: Vec<Entry>) -> Result<Vec<RemoteFile>, String> {
+pub(super) fn files_of(entries: Vec<Entry>) -> Result<Vec<RemoteFile>, String> {
     let mut files = BTreeMap::new();
     for entry in entries {
         let path = entry.path;

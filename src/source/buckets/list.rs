@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// A part of a list.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Page {
+pub(in crate::source) struct Page {
     pub(super) objects: Vec<Object>,
     /// What to ask with for the next part, if there is one.
     pub(super) next: Option<String>,
@@ -87,7 +87,7 @@ fn text(body: &[u8]) -> Result<&str, String> {
 }
 
 /// A part of S3's list; an error in words.
-pub(super) fn s3(body: &[u8]) -> Result<Page, String> {
+pub(in crate::source) fn s3(body: &[u8]) -> Result<Page, String> {
     let list: S3List = quick_xml::de::from_str(text(body)?).map_err(|e| e.to_string())?;
     let next = list.next.filter(|next| !next.is_empty());
     if list.is_truncated && next.is_none() {
@@ -105,7 +105,7 @@ pub(super) fn s3(body: &[u8]) -> Result<Page, String> {
 }
 
 /// A part of Azure's list; an error in words.
-pub(super) fn azure(body: &[u8]) -> Result<Page, String> {
+pub(in crate::source) fn azure(body: &[u8]) -> Result<Page, String> {
     let list: AzureList = quick_xml::de::from_str(text(body)?).map_err(|e| e.to_string())?;
     let objects = list.blobs.blobs.into_iter().map(|blob| Object {
         key: blob.name,

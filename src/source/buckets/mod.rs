@@ -6,7 +6,7 @@
 //! (`sign.rs`), and what is sent with a request goes to the store's own origin and nowhere else.
 
 mod access;
-mod list;
+pub(super) mod list;
 mod place;
 mod sign;
 

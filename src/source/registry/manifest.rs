@@ -78,7 +78,7 @@ impl Layer {
 ///
 /// # Errors
 /// When it is no manifest of a model, or names files that cannot be told apart or may not be written.
-pub(super) fn files_of(manifest: &[u8]) -> Result<Vec<RemoteFile>, String> {
+pub(in crate::source) fn files_of(manifest: &[u8]) -> Result<Vec<RemoteFile>, String> {
     let manifest: Manifest = serde_json::from_slice(manifest).map_err(|e| e.to_string())?;
     if !manifest.manifests.is_empty() {
         let n = manifest.manifests.len();

@@ -16,7 +16,8 @@ use super::remote::http::{
 };
 use super::remote::{Later, Listing, Published, Remote, RemoteFile};
 use super::{FetchOptions, Progress, Snapshot, Source, SourceError, digest};
-use manifest::{MAX_MANIFEST_BYTES, files_of};
+use manifest::MAX_MANIFEST_BYTES;
+pub(super) use manifest::files_of;
 use name::{Reference, sha256_of};
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode, Url};
