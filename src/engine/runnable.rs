@@ -8,6 +8,7 @@ const GGUF_TYPES: &[&str] = &[
     "llama",
     "mistral",
     "mixtral",
+    "qwen",
     "qwen2",
     "qwen2_moe",
     "qwen3",
@@ -24,6 +25,9 @@ const GGUF_TYPES: &[&str] = &[
     "stablelm",
     "internlm2",
     "minicpm",
+    "minicpm3",
+    "deepseek_v2",
+    "deepseek_v3",
     "olmo",
     "olmo2",
 ];

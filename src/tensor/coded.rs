@@ -56,6 +56,11 @@ pub trait Decoder: Send + Sync + std::fmt::Debug {
         Vec::new()
     }
 
+    /// Whether it knows how far rounding moved each value (see [`Elements::put`]).
+    fn has_bounds(&self) -> bool {
+        true
+    }
+
     /// Puts the elements of a range of columns of one row, in their order. A row is the last dimension
     /// of the shape; rows of all other dimensions are counted through.
     ///
@@ -67,6 +72,19 @@ pub trait Decoder: Send + Sync + std::fmt::Debug {
         columns: Range<usize>,
         out: &mut Elements<'_>,
     ) -> Result<(), TensorError>;
+
+    /// Puts whole rows of `n_columns` elements: for those that read several at the cost of one.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    fn decode_rows(
+        &self,
+        mut rows: Range<usize>,
+        n_columns: usize,
+        out: &mut Elements<'_>,
+    ) -> Result<(), TensorError> {
+        rows.try_for_each(|row| self.decode(row, 0..n_columns, out))
+    }
 }
 
 /// Where a decoder puts what it computes.
@@ -148,8 +166,14 @@ pub(super) fn decode(
     while at < range.end {
         let (row, column) = (at / n_columns, at % n_columns);
         let end = n_columns.min(column + (range.end - at));
-        decoder.decode(row, column..end, out)?;
-        at += end - column;
+        if column == 0 && end == n_columns {
+            let rows = row..range.end / n_columns;
+            at = rows.end * n_columns;
+            decoder.decode_rows(rows, n_columns, out)?;
+        } else {
+            decoder.decode(row, column..end, out)?;
+            at += end - column;
+        }
         // A decoder that puts too little would leave zeros behind.
         if out.len() - n_before != at - range.start {
             return Err(TensorError::shape(tensor, "one value for every element"));

@@ -185,6 +185,21 @@ impl DType {
         }
     }
 
+    /// How far rounding to this type may move a value: half its last place. Types of no floats of their own are
+    /// taken for f32.
+    pub fn half_step(self, value: f32) -> f32 {
+        let (mantissa_bits, smallest) = match self {
+            Self::F16 => (10, -14),
+            Self::BF16 => (7, -126),
+            Self::F8E4M3 => (3, -6),
+            Self::F8E5M2 => (2, -14),
+            _ => (23, -126),
+        };
+        // The exponent of a value that is normal in f32; zero, NaN and infinity end at the limits.
+        let exponent = (value.to_bits() >> 23 & 0xff) as i32 - 127;
+        2f32.powi(exponent.max(smallest) - mantissa_bits - 1)
+    }
+
     /// The nearest value that this type can hold (ties to even); other than floats are unchanged.
     pub fn round(self, value: f32) -> f32 {
         match self {
@@ -308,5 +323,18 @@ mod tests {
         assert_eq!(DType::F8E4M3.round(-1e9), -448.0);
         assert!(DType::F8E4M3.round(f32::NAN).is_nan());
         assert_eq!(DType::BF16.round(1.0 + 2f32.powi(-8)), 1.0);
+    }
+
+    #[test]
+    fn half_a_step_is_the_largest_that_rounding_moves() {
+        for dtype in [DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2] {
+            for i in 0..2000 {
+                let value = (i as f32 - 1000.0) * 1.000_1e-3;
+                let moved = (dtype.round(value) - value).abs();
+                assert!(moved <= dtype.half_step(value), "{dtype:?} {value}");
+            }
+            let moved = (dtype.round(1.3) - 1.3f32).abs();
+            assert!(moved > 0.05 * dtype.half_step(1.3), "{dtype:?}");
+        }
     }
 }

@@ -16,6 +16,11 @@ pub trait TensorBytes: Send + Sync + std::fmt::Debug {
 
     /// Path of the file relative to the model's root.
     fn file(&self) -> &str;
+
+    /// Where in which files the bytes of a range lie, for those that give them out in another order.
+    fn stored(&self, range: Range<u64>) -> Vec<(&str, Range<u64>)> {
+        vec![(self.file(), range)]
+    }
 }
 
 /// A named tensor: row-major, little-endian, read lazily.
@@ -268,10 +273,7 @@ impl Tensor {
     pub fn byte_ranges(&self) -> Vec<(&str, Range<u64>)> {
         match &self.store {
             // The constructor saw to it that the end can be written.
-            Store::Bytes { bytes, offset } => {
-                let end = offset.saturating_add(self.size_bytes());
-                vec![(bytes.file(), *offset..end)]
-            }
+            Store::Bytes { .. } => self.stored_bytes(0..self.size_bytes()),
             Store::Coded(decoder) => {
                 let parts = decoder.parts().iter();
                 parts.flat_map(|part| part.tensor.byte_ranges()).collect()
@@ -282,13 +284,24 @@ impl Tensor {
 
     /// Where some of its rows lie: a range for each run of them. Of a coded tensor all of it.
     pub fn row_ranges(&self, rows: &RowRuns) -> Vec<(&str, Range<u64>)> {
-        let Store::Bytes { bytes, offset } = &self.store else {
+        if !matches!(self.store, Store::Bytes { .. }) {
             return self.byte_ranges();
-        };
-        let at = |row: usize| offset.saturating_add((row as u64).saturating_mul(self.row_bytes()));
+        }
+        let at = |row: usize| (row as u64).saturating_mul(self.row_bytes());
         let runs = rows.runs();
-        runs.map(|run| (bytes.file(), at(run.start)..at(run.end)))
+        runs.flat_map(|run| self.stored_bytes(at(run.start)..at(run.end)))
             .collect()
+    }
+
+    /// Where some of its bytes lie, `range` counted from the first; of other tensors than of bytes, all.
+    pub fn stored_bytes(&self, range: Range<u64>) -> Vec<(&str, Range<u64>)> {
+        match &self.store {
+            Store::Bytes { bytes, offset } => {
+                let at = |byte: u64| offset.saturating_add(byte);
+                bytes.stored(at(range.start)..at(range.end))
+            }
+            Store::Coded(_) | Store::Part { .. } => self.byte_ranges(),
+        }
     }
 
     /// Path of the file it lies in, relative to the model's root; of a coded tensor that of its codes.
@@ -390,6 +403,9 @@ impl Tensor {
             return Err(TensorError::index(self, range.end, self.n_elements));
         }
         if let Store::Coded(decoder) = &self.store {
+            if !decoder.has_bounds() {
+                return Ok(None);
+            }
             let (mut values, mut bounds) = (vec![0.0; range.len()], vec![0.0; range.len()]);
             let mut out = Elements::values(&mut values).with_bounds(&mut bounds);
             self.decode_coded(decoder.as_ref(), range, &mut out)?;

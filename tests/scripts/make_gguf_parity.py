@@ -3,8 +3,9 @@
 Names come from the `gguf` package's own map, metadata and changes of weights are those of llama.cpp's converter
 (https://github.com/ggml-org/llama.cpp, conversion/): queries and keys of Llama interleaved, 1 added to Gemma's
 gains, GPT-2's matrices turned, experts stacked, Llama 3.1's frequencies as divisors, q, k and v of GPT-NeoX,
-BLOOM and Falcon one after the other, those of InternLM2 apart, gains of StableLM's heads stacked. Models are those of
-tests/parity with the changes below, where GGUF cannot say what a case says.
+BLOOM and Falcon one after the other, those of InternLM2 apart, gains of StableLM's heads stacked, latent keys and
+values of DeepSeek apart, the keys turned. Models are those of tests/parity with the changes below, where GGUF cannot
+say what a case says.
 
     pip install gguf==0.19.0 torch transformers safetensors
     python tests/scripts/make_gguf_parity.py tests/data/gguf/parity
@@ -22,8 +23,8 @@ import make  # noqa: E402
 import numpy as np  # noqa: E402
 import oracle  # noqa: E402
 import torch  # noqa: E402
-from cases import CASES  # noqa: E402
-from gguf import GGUFWriter, RopeScalingType, get_tensor_name_map, quants  # noqa: E402
+from cases import CASES, YARN  # noqa: E402
+from gguf import ExpertGatingFuncType, GGUFWriter, RopeScalingType, get_tensor_name_map, quants  # noqa: E402
 from gguf.constants import MODEL_ARCH, GGMLQuantizationType  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -58,7 +59,18 @@ MODELS = [
     ("minicpm", MODEL_ARCH.MINICPM, {}),
     ("olmo", MODEL_ARCH.OLMO, {}),
     ("olmo2", MODEL_ARCH.OLMO2, {}),
+    # What llama.cpp knows of the one model that there is; the trained length is that of the context.
+    ("minicpm3", MODEL_ARCH.MINICPM3,
+     {"scale_emb": 12, "dim_model_base": 256, "max_position_embeddings": 16}),
+    # One number is written for both.
+    ("deepseek-v2-lite", MODEL_ARCH.DEEPSEEK2, {"rope_scaling": {**YARN, "mscale_all_dim": YARN["mscale"]}}),
+    ("deepseek-v2", MODEL_ARCH.DEEPSEEK2, {"rope_scaling": {**YARN, "mscale_all_dim": YARN["mscale"]}}),
+    ("deepseek-v3", MODEL_ARCH.DEEPSEEK2, {}),
+    # Up to the trained length.
+    ("qwen1", MODEL_ARCH.QWEN, {}),
 ]
+# As the converter wrote files before it took keys and values apart.
+WHOLE_LATENTS = ("deepseek-v2-lite",)
 
 
 def interleaved(weights, n_heads):
@@ -119,6 +131,69 @@ def describe_older(writer, arch, config):
         writer.add_parallel_residual(config["use_parallel_residual"])
 
 
+def describe_qwen(writer, config):
+    """Metadata of Qwen 1."""
+    n_heads = config["num_attention_heads"]
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_rope_freq_base(config["rotary_emb_base"])
+    writer.add_rope_dimension_count(config["hidden_size"] // n_heads)
+    writer.add_head_count(n_heads)
+    writer.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
+
+
+def describe_latent(writer, arch, config, is_whole):
+    """Metadata of multi-head latent attention: MiniCPM3, and DeepSeek-V2 and V3 before and after the split."""
+    n_heads, rotated = config["num_attention_heads"], config["qk_rope_head_dim"]
+    key_length = config["qk_nope_head_dim"] + rotated
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(n_heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    if config["q_lora_rank"] is not None:
+        writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_kv_lora_rank(config["kv_lora_rank"])
+    writer.add_rope_dimension_count(rotated)
+    scaling = config["rope_scaling"]
+    if arch == MODEL_ARCH.MINICPM3:
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        writer.add_key_length(key_length)
+        for name in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(scaling[f"{name}_factor"], np.float32))
+        return
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    if is_whole:
+        writer.add_head_count_kv(n_heads)
+        writer.add_key_length(key_length)
+        writer.add_value_length(config["v_head_dim"])
+    else:
+        writer.add_head_count_kv(1)
+        writer.add_key_length(config["kv_lora_rank"] + rotated)
+        writer.add_value_length(config["kv_lora_rank"])
+        writer.add_key_length_mla(key_length)
+        writer.add_value_length_mla(config["v_head_dim"])
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
+        gating = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
+        writer.add_expert_gating_func(gating[config["scoring_func"]])
+    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_expert_count(config["n_routed_experts"])
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    writer.add_expert_weights_norm(config["norm_topk_prob"])
+    writer.add_rope_scaling_type(RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(scaling["factor"])
+    writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    writer.add_rope_scaling_yarn_log_mul(0.1 * scaling["mscale_all_dim"])
+
+
 OLDER = (MODEL_ARCH.PHI2, MODEL_ARCH.GPTNEOX, MODEL_ARCH.BLOOM, MODEL_ARCH.FALCON, MODEL_ARCH.STABLELM)
 
 
@@ -126,6 +201,9 @@ def describe(writer, arch, config):
     """Metadata, as the converter of the architecture adds it."""
     if arch in OLDER:
         describe_older(writer, arch, config)
+        return
+    if arch == MODEL_ARCH.QWEN:
+        describe_qwen(writer, config)
         return
     if arch == MODEL_ARCH.GPT2:
         writer.add_block_count(config["n_layer"])
@@ -210,8 +288,8 @@ def stack_experts(tensors, n_experts):
     return stacked
 
 
-def apart(tensors, arch, config):
-    """Fused q, k and v as llama.cpp has them, and the gains of StableLM's heads in one tensor."""
+def apart(tensors, arch, config, is_whole):
+    """Fused q, k and v as llama.cpp has them, the gains of StableLM's heads in one tensor, latents in two."""
     changed = {}
     n_heads = config.get("num_attention_heads")
     for name, values in tensors.items():
@@ -233,6 +311,13 @@ def apart(tensors, arch, config):
             changed[f"blk.{layer}.attn_q.weight"] = interleaved(q, n_heads)
             changed[f"blk.{layer}.attn_k.weight"] = interleaved(k, n_kv)
             changed[f"blk.{layer}.attn_v.weight"] = v
+        elif arch == MODEL_ARCH.DEEPSEEK2 and ".kv_b_proj." in name and not is_whole:
+            n_keys = config["qk_nope_head_dim"]
+            heads = values.reshape(n_heads, n_keys + config["v_head_dim"], -1)
+            changed[name.replace(".kv_b_proj.", ".k_b_proj.")] = heads[:, :n_keys].swapaxes(1, 2).copy()
+            changed[name.replace(".kv_b_proj.", ".v_b_proj.")] = heads[:, n_keys:].copy()
+        elif name.endswith(".e_score_correction_bias"):
+            changed[name.replace("_correction_bias", "_correction.bias")] = values
         elif "_layernorm.norms." in name:
             if ".norms.0." in name:
                 n = n_heads if ".q_layernorm." in name else config["num_key_value_heads"]
@@ -243,15 +328,18 @@ def apart(tensors, arch, config):
     return changed
 
 
-def convert(folder, target, arch, config):
+def convert(folder, target, arch, config, is_whole):
     tensors = {name: t.float().numpy() for name, t in load_file(folder / "model.safetensors").items()}
-    n_experts = config.get("num_local_experts", config.get("num_experts", 0))
+    n_experts = config.get("num_local_experts", config.get("num_experts", config.get("n_routed_experts", 0)))
     n_layers = config.get("num_hidden_layers", config.get("n_layer"))
     names = get_tensor_name_map(arch, n_layers)
     writer = GGUFWriter(target, {"LLAMA": "llama"}.get(arch.name, arch.name.lower()))
-    describe(writer, arch, config)
+    if arch in (MODEL_ARCH.MINICPM3, MODEL_ARCH.DEEPSEEK2):
+        describe_latent(writer, arch, config, is_whole)
+    else:
+        describe(writer, arch, config)
     interleaves = arch in (MODEL_ARCH.LLAMA, MODEL_ARCH.MINICPM, MODEL_ARCH.OLMO)
-    for name, values in stack_experts(apart(tensors, arch, config), n_experts).items():
+    for name, values in stack_experts(apart(tensors, arch, config, is_whole), n_experts).items():
         is_gemma = arch in (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3)
         if name == "lm_head.weight" and is_gemma or name.endswith((".attn.bias", ".attn.masked_bias")):
             continue
@@ -288,7 +376,7 @@ def main(out):
             make.write_model(case, folder)
             inputs = {"input_ids": make.ids_of(case)}
             logits = oracle.run(make.load(case, folder, torch.float32), inputs)["logits"]
-            convert(folder, out / f"{name}.gguf", arch, case.config)
+            convert(folder, out / f"{name}.gguf", arch, case.config, name in WHOLE_LATENTS)
         save_file({"input_ids": inputs["input_ids"][0].contiguous(), "logits": logits.contiguous()},
                   out / f"{name}.safetensors")
 

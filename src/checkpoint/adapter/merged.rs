@@ -10,7 +10,7 @@ use super::super::CheckpointError;
 use super::update::Update;
 use super::wrong;
 use crate::tensor::coded::{Coding, Decoder, Elements, Part};
-use crate::tensor::{DType, Tensor, TensorError};
+use crate::tensor::{Tensor, TensorError};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -68,7 +68,7 @@ impl Merged {
         let dtype = self.weight.dtype();
         for ((value, change), bound) in values.iter_mut().zip(changes).zip(&mut bounds) {
             *value += change;
-            *bound += half_step(dtype, change) + half_step(dtype, *value);
+            *bound += dtype.half_step(change) + dtype.half_step(*value);
         }
         Ok((values, bounds))
     }
@@ -134,25 +134,10 @@ impl Merged {
                 let value = value * factor;
                 // Lengths are sums of many squares, in an order of the merger's choice.
                 let slack = noise * factor.abs() + 1e-5 * value.abs();
-                (value, half_step(dtype, value) + slack)
+                (value, dtype.half_step(value) + slack)
             })
             .unzip())
     }
-}
-
-/// How far rounding to a type may move a value: half its last place. Of a quantized base it is not known
-/// what a merge was rounded to: f32.
-fn half_step(dtype: DType, value: f32) -> f32 {
-    let (mantissa_bits, smallest) = match dtype {
-        DType::F16 => (10, -14),
-        DType::BF16 => (7, -126),
-        DType::F8E4M3 => (3, -6),
-        DType::F8E5M2 => (2, -14),
-        _ => (23, -126),
-    };
-    // The exponent of a value that is normal in f32; zero, NaN and infinity end at the limits.
-    let exponent = (value.to_bits() >> 23 & 0xff) as i32 - 127;
-    2f32.powi(exponent.max(smallest) - mantissa_bits - 1)
 }
 
 impl Decoder for Merged {
@@ -194,23 +179,5 @@ impl Decoder for Merged {
             out.put(0, value, bound);
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn half_a_step_is_the_largest_that_rounding_moves() {
-        for dtype in [DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2] {
-            for i in 0..2000 {
-                let value = (i as f32 - 1000.0) * 1.000_1e-3;
-                let moved = (dtype.round(value) - value).abs();
-                assert!(moved <= half_step(dtype, value), "{dtype:?} {value}");
-            }
-            let moved = (dtype.round(1.3) - 1.3f32).abs();
-            assert!(moved > 0.05 * half_step(dtype, 1.3), "{dtype:?}");
-        }
     }
 }

@@ -4,23 +4,14 @@
 //! Keys as `gguf-py` writes them, meanings as `src/models` of llama.cpp reads them
 //! (<https://github.com/ggml-org/llama.cpp>).
 
-use serde_json::{Map, Value, json};
+use super::unsaid::{
+    GATING, KEY_WIDTH, KEY_WIDTH_OF_HEAD, Unsaid, VALUE_WIDTH, VALUE_WIDTH_OF_HEAD, deepseek,
+    falcon, gelu, gemma_scale, latent, minicpm, nothing, put, qwen_mixture, taken,
+};
+use serde_json::{Value, json};
 
 /// A key of a config, and that of the metadata after the architecture's name.
 pub(super) type Key = (&'static str, &'static str);
-
-/// Writes what llama.cpp knows and the metadata leaves unsaid, and turns what a config says in other words.
-type Unsaid = fn(&Facts<'_>, &mut Map<String, Value>);
-
-/// What unsaid values depend on.
-pub(super) struct Facts<'a> {
-    pub n_layers: u64,
-    pub hidden_size: u64,
-    pub n_heads: u64,
-    pub head_dim: u64,
-    /// Whether the file has a tensor.
-    pub has: &'a dyn Fn(&str) -> bool,
-}
 
 /// How a config names what queries and keys are turned by.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +20,8 @@ pub(super) struct Rotary {
     pub theta: &'static str,
     /// The part of a head that is turned; without it all is.
     pub part: Option<&'static str>,
+    /// Whether the file states a tenth of YaRN's `mscale_all_dim`, and `mscale` is the same.
+    pub tenth_of_mscale: bool,
 }
 
 /// An architecture that is read completely.
@@ -61,6 +54,7 @@ const PLAIN: Architecture = Architecture {
     rotary: Some(Rotary {
         theta: "rope_theta",
         part: None,
+        tenth_of_mscale: false,
     }),
     gains_with_one: false,
     fixed: &[],
@@ -72,6 +66,7 @@ const PLAIN: Architecture = Architecture {
 const PARTIAL: Option<Rotary> = Some(Rotary {
     theta: "rope_theta",
     part: Some("partial_rotary_factor"),
+    tenth_of_mscale: false,
 });
 
 /// Sizes that all have.
@@ -112,85 +107,35 @@ const SHARED_EXPERT: &[Key] = &[(
     "shared_expert_intermediate_size",
     "expert_shared_feed_forward_length",
 )];
+/// Latent attention: its ranks, and how wide heads are.
+const LATENT: &[Key] = &[
+    ("q_lora_rank", "attention.q_lora_rank"),
+    ("kv_lora_rank", "attention.kv_lora_rank"),
+    ("qk_rope_head_dim", "rope.dimension_count"),
+    (KEY_WIDTH, "attention.key_length"),
+];
+/// Mixtures as DeepSeek names them.
+const DEEPSEEK: &[Key] = &[
+    ("num_key_value_heads", "attention.head_count_kv"),
+    (VALUE_WIDTH, "attention.value_length"),
+    (KEY_WIDTH_OF_HEAD, "attention.key_length_mla"),
+    (VALUE_WIDTH_OF_HEAD, "attention.value_length_mla"),
+    ("first_k_dense_replace", "leading_dense_block_count"),
+    ("moe_intermediate_size", "expert_feed_forward_length"),
+    ("n_routed_experts", "expert_count"),
+    ("num_experts_per_tok", "expert_used_count"),
+    ("n_shared_experts", "expert_shared_count"),
+    ("routed_scaling_factor", "expert_weights_scale"),
+    ("norm_topk_prob", "expert_weights_norm"),
+    ("n_group", "expert_group_count"),
+    ("topk_group", "expert_group_used_count"),
+    (GATING, "expert_gating_func"),
+];
 const WINDOW: &[Key] = &[("sliding_window", "attention.sliding_window")];
 const SOFTCAPS: &[Key] = &[
     ("attn_logit_softcapping", "attn_logit_softcapping"),
     ("final_logit_softcapping", "final_logit_softcapping"),
 ];
-
-fn nothing(_: &Facts<'_>, _: &mut Map<String, Value>) {}
-
-fn put(config: &mut Map<String, Value>, values: &[(&str, Value)]) {
-    for (key, value) in values {
-        config.insert((*key).to_owned(), value.clone());
-    }
-}
-
-/// Gemma 2 and 3 divide scores by the root of a head's width; the largest of each by that of a head's part of
-/// the stream. The metadata has no key for it, and llama.cpp knows the largest by its layers.
-fn gemma_scale(facts: &Facts<'_>, n_layers_of_largest: u64) -> (&'static str, Value) {
-    let scalar = if facts.n_layers == n_layers_of_largest {
-        facts.hidden_size / facts.n_heads.max(1)
-    } else {
-        facts.head_dim
-    };
-    ("query_pre_attn_scalar", json!(scalar))
-}
-
-/// Gemma's activation.
-fn gelu() -> (&'static str, Value) {
-    ("hidden_activation", json!("gelu_pytorch_tanh"))
-}
-
-/// Whether Qwen's mixture makes the weights of its experts add up to 1.
-fn qwen_mixture(config: &mut Map<String, Value>, normalised: bool) {
-    let values = [
-        ("norm_topk_prob", json!(normalised)),
-        ("decoder_sparse_step", json!(1)),
-        ("mlp_only_layers", json!([])),
-    ];
-    put(config, &values);
-}
-
-/// Falcon's decoders, told by what they have: the first has one head of keys.
-fn falcon(facts: &Facts<'_>, config: &mut Map<String, Value>) {
-    let is_new = config.get("num_kv_heads") != Some(&json!(1));
-    let n_norms = if (facts.has)("blk.0.attn_norm_2.weight") {
-        2
-    } else {
-        1
-    };
-    let values = [
-        ("new_decoder_architecture", json!(is_new)),
-        ("parallel_attn", json!(true)),
-        ("multi_query", json!(!is_new)),
-        ("alibi", json!(false)),
-        ("bias", json!(false)),
-        ("num_ln_in_parallel_attn", json!(n_norms)),
-    ];
-    put(config, &values);
-    // The converter leaves the base out, which is another in the later model of one norm.
-    if is_new && n_norms == 1 && !config.contains_key("rope_theta") {
-        put(config, &[("rope_theta", Value::Null)]);
-    }
-}
-
-/// MiniCPM's factors, of which the metadata states what the model computes with. Files of before they were
-/// written are of the one model that there was.
-fn minicpm(facts: &Facts<'_>, config: &mut Map<String, Value>) {
-    let depth = (facts.n_layers as f64).sqrt();
-    let mut stated = |key: &str| config.remove(key).and_then(|v| v.as_f64());
-    let (residual, logits) = (stated("residual_scale"), stated("logit_scale"));
-    let values = [
-        ("scale_depth", json!(residual.map_or(1.4, |r| r * depth))),
-        (
-            "dim_model_base",
-            json!(logits.map_or(256.0, |l| facts.hidden_size as f64 / l)),
-        ),
-    ];
-    put(config, &values);
-    config.entry("scale_emb").or_insert_with(|| json!(12.0));
-}
 
 /// Every architecture whose metadata, as it is read here, says all that a forward pass needs.
 pub(super) const ARCHITECTURES: &[Architecture] = &[
@@ -204,6 +149,33 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             if n_experts.is_some_and(|n| n > 0) {
                 put(config, &[("model_type", json!("mixtral"))]);
             }
+        },
+        ..PLAIN
+    },
+    Architecture {
+        name: "qwen",
+        model_type: "qwen",
+        keys: &[
+            SIZES,
+            MLP,
+            &[
+                ("layer_norm_epsilon", "attention.layer_norm_rms_epsilon"),
+                ("rotary_emb_base", "rope.freq_base"),
+            ],
+        ],
+        rotary: Some(Rotary {
+            theta: "rotary_emb_base",
+            part: None,
+            tenth_of_mscale: false,
+        }),
+        // Both change texts beyond the trained length alone, which no file states; llama.cpp does neither.
+        unsaid: |facts, config| {
+            let values = [
+                ("kv_channels", json!(facts.head_dim)),
+                ("use_dynamic_ntk", json!(false)),
+                ("use_logn_attn", json!(false)),
+            ];
+            put(config, &values);
         },
         ..PLAIN
     },
@@ -323,6 +295,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         rotary: Some(Rotary {
             theta: "rotary_emb_base",
             part: Some("rotary_pct"),
+            tenth_of_mscale: false,
         }),
         ..PLAIN
     },
@@ -405,6 +378,35 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
             ],
         ],
         unsaid: minicpm,
+        ..PLAIN
+    },
+    Architecture {
+        name: "minicpm3",
+        model_type: "minicpm3",
+        keys: &[SIZES, MLP, RMS, THETA, LATENT, KV_HEADS],
+        // Its factors are those of the one model that there is, and written nowhere.
+        unsaid: |facts, config| {
+            let key = taken(config, KEY_WIDTH);
+            latent(facts, config, key);
+            let values = [
+                ("scale_emb", json!(12.0)),
+                ("scale_depth", json!(1.4)),
+                ("dim_model_base", json!(256)),
+            ];
+            put(config, &values);
+        },
+        ..PLAIN
+    },
+    Architecture {
+        name: "deepseek2",
+        model_type: "deepseek_v2",
+        keys: &[SIZES, MLP, RMS, THETA, LATENT, DEEPSEEK],
+        rotary: Some(Rotary {
+            theta: "rope_theta",
+            part: None,
+            tenth_of_mscale: true,
+        }),
+        unsaid: deepseek,
         ..PLAIN
     },
     Architecture {

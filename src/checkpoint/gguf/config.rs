@@ -1,9 +1,10 @@
 //! What a GGUF file states of its architecture, in the keys of a `config.json`.
 
 use super::architectures::{
-    ARCHITECTURES, Architecture, Facts, HEADS, Key, LOCAL_EXPERTS, MLP, RMS, SIZES, THETA,
+    ARCHITECTURES, Architecture, HEADS, Key, LOCAL_EXPERTS, MLP, RMS, Rotary, SIZES, THETA,
 };
 use super::metadata::{Array, Metadata, Value};
+use super::unsaid::Facts;
 use crate::tensor::{DType, Tensor};
 use serde_json::{Map, json};
 use std::collections::BTreeSet;
@@ -12,8 +13,6 @@ use std::collections::BTreeSet;
 const OTHERS: &[&[Key]] = &[SIZES, MLP, HEADS, RMS, THETA, LOCAL_EXPERTS];
 /// Metadata that changes no forward pass.
 const HARMLESS: &[&str] = &["vocab_size"];
-/// Heads of keys and values.
-const KV_HEADS: &str = "attention.head_count_kv";
 /// How rows of fused tensors are laid out.
 const LAYOUT: &str = "tensor_data_layout";
 /// Divisors of rotary frequencies, as Llama 3.1 is stored.
@@ -150,12 +149,17 @@ fn complete<'a>(
             left.push(key.to_owned());
         }
     };
-    for key in ["attention.value_length", "attention.key_length"] {
-        demand(key, &|stated| stated.as_u64() == Some(head_dim));
-    }
+    // What an architecture reads needs not be what it is elsewhere.
     let keys = known.keys.concat();
-    if !keys.iter().any(|(_, theirs)| *theirs == KV_HEADS) {
-        demand(KV_HEADS, &|stated| stated.as_u64() == Some(n_heads));
+    let is_read = |key: &str| keys.iter().any(|(_, theirs)| *theirs == key);
+    for (key, number) in [
+        ("attention.value_length", head_dim),
+        ("attention.key_length", head_dim),
+        ("attention.head_count_kv", n_heads),
+    ] {
+        if !is_read(key) {
+            demand(key, &|stated| stated.as_u64() == Some(number));
+        }
     }
     for (key, value) in known.fixed {
         // Metadata holds f32.
@@ -175,8 +179,10 @@ fn complete<'a>(
         if theta.is_null() {
             left.push("rope.freq_base".to_owned());
         }
-        if let Some(rotated) = reader
-            .number("rope.dimension_count")
+        const ROTATED: &str = "rope.dimension_count";
+        if let Some(rotated) = (!is_read(ROTATED))
+            .then(|| reader.number(ROTATED))
+            .flatten()
             .and_then(|n| n.as_u64())
             .filter(|rotated| rotary.part.is_some() || *rotated != head_dim)
         {
@@ -185,10 +191,10 @@ fn complete<'a>(
                     let part = rotated as f64 / head_dim as f64;
                     config.insert(key.to_owned(), json!(part));
                 }
-                _ => left.push("rope.dimension_count".to_owned()),
+                _ => left.push(ROTATED.to_owned()),
             }
         }
-        match scaling(reader, tensor) {
+        match scaling(reader, rotary, tensor) {
             Ok(None) => {}
             Ok(Some(scaling)) => {
                 config.insert("rope_scaling".to_owned(), scaling);
@@ -203,6 +209,7 @@ fn complete<'a>(
 /// `rope_scaling`, or the key or tensor that cannot be told.
 fn scaling<'a>(
     reader: &mut Reader<'_>,
+    rotary: Rotary,
     tensor: &dyn Fn(&str) -> Option<&'a Tensor>,
 ) -> Result<Option<serde_json::Value>, &'static str> {
     let kind = reader.text("rope.scaling.type").unwrap_or("none");
@@ -246,6 +253,13 @@ fn scaling<'a>(
                 if let Some(number) = reader.number(theirs) {
                     scaling[ours] = number;
                 }
+            }
+            if rotary.tenth_of_mscale
+                && let Some(tenth) = reader.number("rope.scaling.yarn_log_multiplier")
+            {
+                let mscale = tenth.as_f64().map(|tenth| tenth * 10.0);
+                scaling["mscale"] = json!(mscale);
+                scaling["mscale_all_dim"] = json!(mscale);
             }
         }
         _ => return Err("rope.scaling.type"),
@@ -384,6 +398,39 @@ mod tests {
                 .contains("rope.freq_base")
         );
         assert_eq!(entries(true).get("gguf_unread"), None);
+    }
+
+    #[test]
+    fn groups_of_deepseek_are_those_stated_or_those_of_as_many_experts() {
+        let of = |gating: Option<i128>, n_experts: i128, groups: Option<[i128; 2]>| {
+            let mut entries = vec![("deepseek2.expert_count", Value::Whole(n_experts))];
+            if let Some(gating) = gating {
+                entries.push(("deepseek2.expert_gating_func", Value::Whole(gating)));
+            }
+            if let Some([n, top]) = groups {
+                entries.push(("deepseek2.expert_group_count", Value::Whole(n)));
+                entries.push(("deepseek2.expert_group_used_count", Value::Whole(top)));
+            }
+            let config = of("deepseek2", &entries);
+            let text = |key: &str| config[key].as_str().unwrap().to_owned();
+            let number = |key: &str| config[key].as_u64().unwrap();
+            let groups = [number("n_group"), number("topk_group")];
+            (text("model_type"), text("topk_method"), groups)
+        };
+        let (v2, v3) = ("deepseek_v2".to_owned(), "deepseek_v3".to_owned());
+        let by_group = "group_limited_greedy".to_owned();
+        let by_bias = "noaux_tc".to_owned();
+        assert_eq!(
+            of(None, 64, None),
+            (v2.clone(), "greedy".to_owned(), [1, 1])
+        );
+        assert_eq!(of(None, 160, None), (v2.clone(), by_group.clone(), [8, 3]));
+        assert_eq!(of(Some(1), 160, Some([4, 2])), (v2, by_group, [4, 2]));
+        assert_eq!(
+            of(Some(2), 256, None),
+            (v3.clone(), by_bias.clone(), [8, 4])
+        );
+        assert_eq!(of(Some(2), 384, None), (v3, by_bias, [1, 1]));
     }
 
     #[test]

@@ -98,6 +98,20 @@ impl TensorBytes for Deinterleaved {
     fn file(&self) -> &str {
         self.stored.file()
     }
+
+    /// A row, or the heads of several.
+    fn stored(&self, range: Range<u64>) -> Vec<(&str, Range<u64>)> {
+        let rows = range.start / self.row_bytes..range.end.div_ceil(self.row_bytes);
+        let rows = match rows.end.saturating_sub(rows.start) {
+            1 => self.stored_row(rows.start)..self.stored_row(rows.start) + 1,
+            _ => {
+                let n_heads = rows.end.div_ceil(self.head_dim);
+                rows.start / self.head_dim * self.head_dim..n_heads * self.head_dim
+            }
+        };
+        let at = |row: u64| self.offset + row * self.row_bytes;
+        self.stored.stored(at(rows.start)..at(rows.end))
+    }
 }
 
 #[cfg(test)]
@@ -140,5 +154,9 @@ mod tests {
                 assert_eq!(*view.read(start..end).unwrap(), *expected, "{start}..{end}");
             }
         }
+        // One row lies by itself; of several, whole heads are read.
+        assert_eq!(view.stored(4..5), [("memory", 9..12)]);
+        assert_eq!(view.stored(4..7), [("memory", 3..21)]);
+        assert_eq!(view.stored(15..36), [("memory", 3..39)]);
     }
 }

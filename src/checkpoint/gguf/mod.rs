@@ -1,7 +1,8 @@
 //! GGUF, versions 2 and 3, little-endian: metadata with the tokenizer, tensor entries, aligned data.
 //!
-//! One file, or a series that `llama-gguf-split` cut. Dimensions are given out slowest first and q and k in
-//! the rows of the original (see [`heads`]); everything else is as stored, so that norms of Gemma, to
+//! One file, or a series that `llama-gguf-split` cut. Dimensions are given out slowest first, q and k in the rows
+//! of the original (see [`heads`]), latent keys and values joined as there (see [`latent`]); everything else is as
+//! stored, so that norms of Gemma, to
 //! which the converter adds 1, are plain gains here. The metadata also serves as config and tokenizer.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -9,9 +10,11 @@ mod architectures;
 mod config;
 mod cursor;
 mod heads;
+mod latent;
 mod metadata;
 mod tensors;
 mod tokenizer;
+mod unsaid;
 
 use super::error::short;
 use super::{Checkpoint, CheckpointError, CheckpointFile, Format};
@@ -62,6 +65,7 @@ impl Format for Gguf {
                 found: n_found.to_string(),
             });
         }
+        checkpoint.tensors = latent::join(std::mem::take(&mut checkpoint.tensors))?;
         if let (Some(mut metadata), Some(file)) = (first, parts.first()) {
             checkpoint.config = config::config(&metadata, &|name| {
                 checkpoint.tensors.iter().find(|t| t.name() == name)
