@@ -1,10 +1,9 @@
 //! `modelkin engine`: the devices there are, and how far each is from exact arithmetic.
 
-use super::engine_args::Opened;
+use super::engine_args::{ModelArgs, Opened};
 use crate::engine::backend::Backend;
 use crate::engine::check::{self, Noise};
 use crate::engine::device::{Visitor, devices, with_device};
-use crate::source::ModelRef;
 use comfy_table::Table;
 use serde_json::json;
 use std::process::ExitCode;
@@ -26,8 +25,8 @@ enum Command {
     },
     /// Measure the noise floor: each device against double precision on the CPU
     Check {
-        /// The model
-        model: ModelRef,
+        #[command(flatten)]
+        model: ModelArgs,
         /// Devices to check [default: all that there are]
         #[arg(long = "device", value_name = "DEVICE")]
         devices: Vec<String>,
@@ -110,13 +109,13 @@ impl Visitor for Job<'_, Compared<'_>> {
 }
 
 fn check_devices(
-    model: ModelRef,
+    model: ModelArgs,
     named: Vec<String>,
     n_tokens: usize,
     seed: u64,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let opened = Opened::new(&model, None)?;
+    let opened = Opened::new(&model)?;
     let ids = check::text(opened.spec.vocab_size, n_tokens, seed);
     let exact = with_device("cpu-f64", Job(&opened, Exact { ids: ids.clone() }))??;
     let mut lines = Vec::new();

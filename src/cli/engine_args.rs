@@ -5,18 +5,29 @@ use crate::arch::Model;
 use crate::arch::spec::{ModelSpec, SpecError, VisionLanguageSpec};
 use crate::audit;
 use crate::engine::backend::Backend;
+use crate::engine::vision::adopt_tower;
 use crate::engine::{Decoder, EngineError};
 use crate::source::{FetchOptions, ModelRef};
 use anyhow::Context;
 
-/// A model and a device.
-#[derive(Debug, Clone, clap::Args)]
-pub(super) struct EngineArgs {
+/// A model, and what else its computation needs.
+#[derive(Debug, clap::Args)]
+pub(super) struct ModelArgs {
     /// The model
     pub model: ModelRef,
     /// The model that it, an adapter, is added to
     #[arg(long, value_name = "MODEL")]
     pub base: Option<ModelRef>,
+    /// The model whose vision tower it uses, where its own files hold none (LLaVA as its authors publish it)
+    #[arg(long, value_name = "MODEL")]
+    pub tower: Option<ModelRef>,
+}
+
+/// A model and a device.
+#[derive(Debug, clap::Args)]
+pub(super) struct EngineArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// Device: auto, cpu, cpu-f64, cuda, cuda-bf16, vulkan or metal; `cuda:1` is the second of its kind
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
@@ -29,14 +40,22 @@ pub(super) struct Opened {
     pub spec: ModelSpec,
     /// The whole, where the model sees.
     pub vision: Option<VisionLanguageSpec>,
+    /// The model whose tower it uses.
+    pub tower: Option<Model>,
 }
 
 impl Opened {
     /// Opens a model and reads what it computes.
-    pub fn new(model: &ModelRef, base: Option<&ModelRef>) -> anyhow::Result<Self> {
-        let bars = Bars::new();
-        let model = audit::open_to_run(model, base, &FetchOptions::default(), &bars)?;
+    pub fn new(args: &ModelArgs) -> anyhow::Result<Self> {
+        let (bars, options) = (Bars::new(), FetchOptions::default());
+        let mut model = audit::open_to_run(&args.model, args.base.as_ref(), &options, &bars)?;
+        let tower = args.tower.as_ref();
+        let tower = tower.map(|tower| audit::open_to_run(tower, None, &options, &bars));
+        let tower = tower.transpose()?;
         bars.clear();
+        if let Some(tower) = &tower {
+            adopt_tower(&mut model, tower)?;
+        }
         let config = model.config.as_ref().with_context(|| {
             format!(
                 "{}: neither a config.json nor a checkpoint that states one: the engine cannot know what the \
@@ -47,7 +66,8 @@ impl Opened {
         let (spec, vision) = match ModelSpec::read(config) {
             Ok(spec) => (spec, None),
             Err(unknown @ SpecError::UnknownModelType { .. }) => {
-                match VisionLanguageSpec::read(config) {
+                let of_tower = tower.as_ref().and_then(|tower| tower.config.as_ref());
+                match VisionLanguageSpec::read_with(config, of_tower) {
                     Ok(whole) => (whole.language.clone(), Some(whole)),
                     Err(SpecError::UnknownModelType { .. }) => {
                         return Err(anyhow::Error::from(unknown).context(model.label));
@@ -64,6 +84,7 @@ impl Opened {
             model,
             spec,
             vision,
+            tower,
         })
     }
 

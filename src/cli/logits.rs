@@ -33,7 +33,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let opened = Opened::new(&args.engine.model, args.engine.base.as_ref())?;
+    let opened = Opened::new(&args.engine.model)?;
     let tokenizer = Tokenizer::of(&opened.model)?;
     let device = args.engine.device.clone();
     let page = with_device(

@@ -40,6 +40,7 @@ RESIZES = [
 CUTS = [(900, 500), (320, 1200), (60, 40)]
 MIDDLES = [(60, 40), (33, 71), (20, 20), (7, 19), (300, 41)]
 SIDE = 20
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 
 
 def picture(width, height):
@@ -107,14 +108,23 @@ def cut(width, height):
     return [digest(image) for image in made]
 
 
-def middle(width, height):
+def clip(image):
     """What CLIP's processor in transformers makes of a picture, before it scales colours."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as Processor
 
     size = {"height": SIDE, "width": SIDE}
     they = Processor(size={"shortest_edge": SIDE}, crop_size=size, do_rescale=False, do_normalize=False)
-    made = they(picture(width, height), return_tensors="np")["pixel_values"][0]
+    made = they(image, return_tensors="np")["pixel_values"][0]
     return digest(Image.fromarray(made.transpose(1, 2, 0)))
+
+
+def padded(image):
+    """A square of CLIP's mean colour with the picture in its middle, as LLaVA 1.5 hands it to CLIP's processor."""
+    width, height = image.size
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in CLIP_MEAN))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
 
 
 def files(folder):
@@ -151,7 +161,8 @@ def main():
         {"from": a, "to": b, "sha256": digest(picture(*a).resize(b, Image.Resampling.BICUBIC))} for a, b in RESIZES
     ]
     cuts = [{"size": size, "sha256": cut(*size)} for size in CUTS]
-    middles = [{"size": size, "sha256": middle(*size)} for size in MIDDLES]
+    middles = [{"size": size, "sha256": clip(picture(*size))} for size in MIDDLES]
+    squares = [{"size": size, "sha256": clip(padded(picture(*size)))} for size in MIDDLES]
     read = files(folder)
     decoded = {name: {"size": image.size, "sha256": digest(image)} for name, image in read.items()}
     for name, image in read.items():
@@ -159,7 +170,7 @@ def main():
             # Decoders of JPEG may round otherwise: all values are kept.
             decoded[name]["rgb"] = image.tobytes().hex()
     (folder / "slices.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in table) + "\n]\n")
-    content = {"resized": resized, "cut": cuts, "middle": middles, "decoded": decoded}
+    content = {"resized": resized, "cut": cuts, "middle": middles, "padded": squares, "decoded": decoded}
     (folder / "pictures.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

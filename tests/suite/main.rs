@@ -23,6 +23,7 @@ mod hub;
 mod hub_cache;
 mod hub_parts;
 mod hub_protocol;
+mod llava_authors;
 mod modelscope;
 mod parity;
 mod parsers;

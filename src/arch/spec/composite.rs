@@ -6,8 +6,8 @@
 
 use super::config::SpecError;
 use super::vision::VisionSpec;
-use super::{Activation, ModelSpec, NormSpec, llava, minicpm_v};
-use serde_json::Value;
+use super::{Activation, ModelSpec, NormSpec, llava, llava_authors, minicpm_v};
+use serde_json::{Map, Value};
 
 /// A vision-language model, described completely.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,13 +70,26 @@ pub struct ProjectorSpec {
 pub enum ImageSpec {
     /// The whole, and slices of it, each near a square of one size.
     Sliced(SliceSpec),
-    /// A square of this side, cut from the middle.
+    /// A square of this side.
     Square {
         /// Side in pixels.
         size: usize,
-        /// Token that stands for one row of an image.
-        token: u32,
+        /// How a picture of another shape becomes one.
+        fit: SquareFit,
+        /// Token that stands for one row of an image; without one the text is cut where an image stands.
+        token: Option<u32>,
     },
+}
+
+/// How a picture of any shape becomes a square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SquareFit {
+    /// Its middle (CLIP's preprocessing).
+    Middle,
+    /// It is stretched (SigLIP's).
+    Stretched,
+    /// Edges of the mean colour are added to the shorter sides (LLaVA 1.5).
+    Padded,
 }
 
 /// How MiniCPM-V cuts images.
@@ -97,6 +110,14 @@ impl VisionLanguageSpec {
     /// When the model type is unknown, a key is missing, impossible or unknown, to this reader or to that
     /// of the decoder.
     pub fn read(config: &Value) -> Result<Self, SpecError> {
+        Self::read_with(config, None)
+    }
+
+    /// As [`Self::read`], with the config of a tower that is published elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and when the tower's config cannot be read.
+    pub fn read_with(config: &Value, tower: Option<&Value>) -> Result<Self, SpecError> {
         let object = config.as_object().ok_or(SpecError::NotAnObject)?;
         match object.get("model_type").and_then(Value::as_str) {
             Some("minicpmv") if object.contains_key("vision_encoder") => {
@@ -104,11 +125,33 @@ impl VisionLanguageSpec {
             }
             // Llama3-V is MiniCPM-Llama3-V 2.5 under other names.
             Some("minicpmv" | "llama3v") => minicpm_v::version_2_5(object),
+            Some("llava" | "llava_llama" | "llava_mistral") if llava_authors::is_one(object) => {
+                llava_authors::read(object, tower)
+            }
             Some("llava") => llava::read(object),
             found => Err(SpecError::UnknownModelType {
                 found: found.unwrap_or_default().to_owned(),
-                known: "llava, llama3v, minicpmv".to_owned(),
+                known: "llava, llava_llama, llava_mistral, llama3v, minicpmv".to_owned(),
             }),
         }
     }
+}
+
+/// Cuts a flat config in two: keys of the tower and connector, and those of a decoder of this type.
+pub(super) fn cut(
+    object: &Map<String, Value>,
+    own: &[&str],
+    model_type: &str,
+) -> (Map<String, Value>, Map<String, Value>) {
+    let (mut ours, mut decoder) = (Map::new(), Map::new());
+    for (key, value) in object {
+        let side = match own.contains(&key.as_str()) {
+            true => &mut ours,
+            false => &mut decoder,
+        };
+        side.insert(key.clone(), value.clone());
+    }
+    ours.insert("model_type".to_owned(), object["model_type"].clone());
+    decoder.insert("model_type".to_owned(), Value::from(model_type));
+    (ours, decoder)
 }

@@ -1,7 +1,7 @@
 //! LLaVA 1.5 as transformers publishes it: sections for a tower and for a decoder.
 
 use super::ModelSpec;
-use super::composite::{ConnectorSpec, ImageSpec, ProjectorSpec, VisionLanguageSpec};
+use super::composite::{ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec};
 use super::config::{Config, SpecError};
 use super::llama::activation;
 use super::vision::{PatchPositions, VisionSpec};
@@ -95,7 +95,11 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, Sp
     ]);
     let images = ImageSpec::Square {
         size: vision.image_size,
-        token: token as u32,
+        fit: match vision.class_token {
+            true => SquareFit::Middle,
+            false => SquareFit::Stretched,
+        },
+        token: Some(token as u32),
     };
     let model_type = config.text("model_type")?;
     let mut assumptions = language.assumptions.clone();
@@ -144,7 +148,8 @@ mod tests {
         assert!(!spec.vision.output.normed && !spec.vision.output.with_class_token);
         let size = |n| ImageSpec::Square {
             size: n,
-            token: 32000,
+            fit: SquareFit::Middle,
+            token: Some(32000),
         };
         assert_eq!(spec.images, size(336));
         let said = spec.assumptions.join("\n");

@@ -1,7 +1,9 @@
 //! MiniCPM-V 2.0, MiniCPM-Llama3-V 2.5 and their copies: keys of tower, resampler and decoder lie side by
 //! side at the top of the config.
 
-use super::composite::{ConnectorSpec, ImageSpec, ResamplerSpec, SliceSpec, VisionLanguageSpec};
+use super::composite::{
+    ConnectorSpec, ImageSpec, ResamplerSpec, SliceSpec, VisionLanguageSpec, cut,
+};
 use super::config::{Config, SpecError};
 use super::vision::{PatchPositions, VisionSpec};
 use super::{ModelSpec, NormSpec};
@@ -11,25 +13,6 @@ use serde_json::{Map, Value, json};
 const RESAMPLER_HEAD_DIM: usize = 128;
 /// ε of the resampler's norms, which no config states.
 const RESAMPLER_EPSILON: f32 = 1e-6;
-
-/// Cuts a flat config in two: keys of the tower and connector, and those of a decoder of this type.
-fn cut(
-    object: &Map<String, Value>,
-    own: &[&str],
-    model_type: &str,
-) -> (Map<String, Value>, Map<String, Value>) {
-    let (mut ours, mut decoder) = (Map::new(), Map::new());
-    for (key, value) in object {
-        let side = match own.contains(&key.as_str()) {
-            true => &mut ours,
-            false => &mut decoder,
-        };
-        side.insert(key.clone(), value.clone());
-    }
-    ours.insert("model_type".to_owned(), object["model_type"].clone());
-    decoder.insert("model_type".to_owned(), Value::from(model_type));
-    (ours, decoder)
-}
 
 /// Keys of MiniCPM-V that are not its decoder's.
 const MINICPM_V_KEYS: &[&str] = &[

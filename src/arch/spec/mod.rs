@@ -21,6 +21,7 @@ mod harmless;
 mod internlm2;
 mod llama;
 mod llava;
+mod llava_authors;
 mod minicpm;
 mod minicpm_v;
 mod mixtral;
@@ -35,7 +36,8 @@ mod stablelm;
 mod windows;
 
 pub use composite::{
-    ConnectorSpec, ImageSpec, ProjectorSpec, ResamplerSpec, SliceSpec, VisionLanguageSpec,
+    ConnectorSpec, ImageSpec, ProjectorSpec, ResamplerSpec, SliceSpec, SquareFit,
+    VisionLanguageSpec,
 };
 pub use config::{Config, SpecError};
 pub use layer::{

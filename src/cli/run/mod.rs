@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+/// Where a prompt has place for a picture.
+const IMAGE: &str = "<image>";
 /// Largest file of a picture that is read.
 const MAX_IMAGE_BYTES: u64 = 256 << 20;
 /// Largest file of prompts that is read.
@@ -42,7 +44,8 @@ pub(super) struct Args {
     /// Texts that are continued at once; what is said does not depend on it
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// Show the model a picture, PNG or JPEG (may be given several times)
+    /// Show the model a picture, PNG or JPEG (may be given several times): before the prompt, or where it says
+    /// `<image>`
     #[arg(long = "image", value_name = "FILE")]
     images: Vec<PathBuf>,
     /// Put the prompt through the model's chat template
@@ -78,7 +81,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let opened = Opened::new(&args.engine.model, args.engine.base.as_ref())?;
+    let opened = Opened::new(&args.engine.model)?;
     let tokenizer = Tokenizer::of(&opened.model)?;
     let template = if args.chat {
         let template = ChatTemplate::of(&opened.model)?;
@@ -141,6 +144,27 @@ fn picture(path: &Path) -> anyhow::Result<Picture> {
     Ok(Picture::decode(&name, &bytes)?)
 }
 
+/// A prompt with room for pictures: where it says `<image>`, once for each, else before it.
+fn with_rooms(prompt: &str, rooms: &[String]) -> anyhow::Result<String> {
+    let pieces: Vec<&str> = prompt.split(IMAGE).collect();
+    let n_places = pieces.len() - 1;
+    if n_places == 0 {
+        let lines: String = rooms.iter().map(|room| format!("{room}\n")).collect();
+        return Ok(lines + prompt);
+    }
+    anyhow::ensure!(
+        n_places == rooms.len(),
+        "{n_places} places for pictures ({IMAGE}) in the prompt, and {} pictures",
+        rooms.len()
+    );
+    let mut text = pieces[0].to_owned();
+    for (room, piece) in rooms.iter().zip(&pieces[1..]) {
+        text.push_str(room);
+        text.push_str(piece);
+    }
+    Ok(text)
+}
+
 /// A run on a device yet to be opened.
 struct Job<'a> {
     args: &'a Args,
@@ -180,22 +204,25 @@ impl Visitor for Job<'_> {
         let model = &self.opened.model;
         let whole = VisionLanguage::load(model, spec, backend, &mut |_| bar.inc(1))?;
         bar.finish_and_clear();
-        let stated = model.artefacts.json("preprocessor_config.json");
+        // Beside the tower, where it is published elsewhere.
+        let of_tower = self.opened.tower.as_ref().unwrap_or(model);
+        let stated = of_tower.artefacts.json("preprocessor_config.json");
         let stated = stated.map_err(|e| anyhow::anyhow!("preprocessor_config.json: {e}"))?;
         let stated = stated.as_ref().map(Normalisation::read).transpose()?;
         let colours = stated.flatten().unwrap_or_else(|| whole.normalisation());
-        let mut text = String::new();
-        let mut images = Vec::new();
+        let (mut rooms, mut images) = (Vec::new(), Vec::new());
         for picture in &self.pictures {
             let prepared = whole.prepare(picture, &colours)?;
-            text.push_str(&whole.spec().room(prepared.grid));
-            text.push('\n');
+            rooms.push(whole.spec().room(prepared.grid));
             images.extend(prepared.images);
         }
         let started = Instant::now();
         let rows = whole.rows(&images)?;
-        let ids = self.encode(&format!("{text}{}", self.prompts[0]))?;
         let marks = Marks::of(whole.spec(), |name| self.tokenizer.id_of(name))?;
+        let (text, special) = self.text_of(&with_rooms(&self.prompts[0], &rooms)?)?;
+        let ids = marks.encode(&text, &mut |piece, first| {
+            self.tokenizer.encode(piece, special && first)
+        })?;
         let decoder = whole.decoder();
         let mut cache = decoder.cache(ids.len().saturating_add(self.args.max_tokens))?;
         let mut chunks = [Chunk {
@@ -243,10 +270,17 @@ impl Job<'_> {
         Ok(Begun { ids, turn })
     }
 
-    /// Tokens of what is said to the model, in the form of a chat where one is wanted.
+    /// Tokens of what is said to the model.
     fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
+        let (text, special) = self.text_of(text)?;
+        Ok(self.tokenizer.encode(&text, special)?)
+    }
+
+    /// What is said to the model, in the form of a chat where one is wanted, and whether the tokenizer adds what
+    /// begins a text: a chat's template writes it.
+    fn text_of(&self, text: &str) -> anyhow::Result<(String, bool)> {
         let Some(template) = &self.template else {
-            return Ok(self.tokenizer.encode(text, true)?);
+            return Ok((text.to_owned(), true));
         };
         let system = self.args.system.as_ref();
         let mut messages: Vec<Message> = system
@@ -258,9 +292,7 @@ impl Job<'_> {
             add_generation_prompt: true,
             ..ChatOptions::default()
         };
-        Ok(self
-            .tokenizer
-            .encode(&template.render(&messages, &options)?, false)?)
+        Ok((template.render(&messages, &options)?, false))
     }
 
     fn sampling(&self) -> Sampling {

@@ -6,7 +6,7 @@ use super::resampler::Resampler;
 use super::resize::resize;
 use super::slices::SlicePlan;
 use super::tower::Tower;
-use crate::arch::spec::{ConnectorSpec, ImageSpec, VisionLanguageSpec};
+use crate::arch::spec::{ConnectorSpec, ImageSpec, SquareFit, VisionLanguageSpec};
 use crate::arch::{ComponentKind, Model};
 use crate::engine::backend::Backend;
 use crate::engine::{Decoder, EngineError};
@@ -103,10 +103,11 @@ impl<B: Backend> VisionLanguage<B> {
                     grid: cut.grid,
                 })
             }
-            ImageSpec::Square { size, .. } => {
-                let square = match self.spec.vision.class_token {
-                    true => middle(picture, *size),
-                    false => resize(picture, *size, *size),
+            ImageSpec::Square { size, fit, .. } => {
+                let square = match fit {
+                    SquareFit::Middle => middle(picture, *size),
+                    SquareFit::Stretched => resize(picture, *size, *size),
+                    SquareFit::Padded => resize(&padded(picture, by), *size, *size),
                 };
                 Ok(Prepared {
                     images: vec![square.pixels(by)],
@@ -144,6 +145,24 @@ fn middle(picture: &Picture, size: usize) -> Picture {
     let left = (resized.width - size) / 2;
     let top = (resized.height - size) / 2;
     resized.crop(left, top, size, size)
+}
+
+/// A picture in the middle of a square of the mean colour, as LLaVA's code makes it.
+fn padded(picture: &Picture, by: &Normalisation) -> Picture {
+    let (width, height) = (picture.width, picture.height);
+    let side = width.max(height);
+    let colour = by.mean.map(|mean| (f64::from(mean) * 255.0) as u8);
+    let mut rgb = colour.repeat(side * side);
+    let (left, top) = ((side - width) / 2, (side - height) / 2);
+    for (row, pixels) in picture.rgb.chunks(3 * width).enumerate() {
+        let at = 3 * ((top + row) * side + left);
+        rgb[at..at + pixels.len()].copy_from_slice(pixels);
+    }
+    Picture {
+        width: side,
+        height: side,
+        rgb,
+    }
 }
 
 /// Tensors of no tower, connector or decoder would be left out of the computation.

@@ -19,7 +19,7 @@ pub use composite::VisionLanguage;
 pub use picture::{Normalisation, Picture, Pixels};
 pub use prompt::Marks;
 pub use slices::{SlicePlan, Slices};
-pub use tower::Tower;
+pub use tower::{Tower, adopt_tower};
 
 use super::EngineError;
 use super::backend::Backend;

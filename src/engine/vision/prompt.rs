@@ -14,6 +14,9 @@ const IMAGE_END: &str = "</image>";
 /// In place of a row.
 const PLACE: &str = "<unk>";
 
+/// Makes tokens of a text, or of a piece of one; it hears whether the piece is the first.
+pub type Encode<'a, E> = dyn FnMut(&str, bool) -> Result<Vec<u32>, E> + 'a;
+
 /// Tokens by which images are found in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marks {
@@ -26,7 +29,15 @@ pub enum Marks {
     },
     /// LLaVA: a token stands for one row of an image.
     Repeated(u32),
+    /// LLaVA as its authors publish it: a text is cut where an image stands, and each piece becomes tokens alone.
+    Cut {
+        /// Rows of an image.
+        n_rows: usize,
+    },
 }
+
+/// In place of a row where no token of the vocabulary stands for one; no vocabulary is so large.
+const NO_TOKEN: u32 = u32::MAX;
 
 impl VisionLanguageSpec {
     /// Rows that an image, or a slice of one, becomes.
@@ -44,8 +55,10 @@ impl VisionLanguageSpec {
     /// the slices, a line of text for every row of them. In MiniCPM-V's chats a new line and the question
     /// follow.
     pub fn room(&self, grid: (usize, usize)) -> String {
-        if let ImageSpec::Square { .. } = self.images {
-            return IMAGE.repeat(self.n_rows());
+        match self.images {
+            ImageSpec::Square { token: None, .. } => return IMAGE.to_owned(),
+            ImageSpec::Square { .. } => return IMAGE.repeat(self.n_rows()),
+            ImageSpec::Sliced(_) => {}
         }
         let image = format!("{IMAGE}{}{IMAGE_END}", PLACE.repeat(self.n_rows()));
         if grid.0 * grid.1 == 0 {
@@ -66,7 +79,12 @@ impl Marks {
         token: impl Fn(&str) -> Option<u32>,
     ) -> Result<Self, EngineError> {
         if let ImageSpec::Square { token, .. } = spec.images {
-            return Ok(Self::Repeated(token));
+            return Ok(match token {
+                Some(token) => Self::Repeated(token),
+                None => Self::Cut {
+                    n_rows: spec.n_rows(),
+                },
+            });
         }
         let known = |name: &str| {
             token(name).ok_or_else(|| {
@@ -79,6 +97,33 @@ impl Marks {
         })
     }
 
+    /// Tokens of a text with room for images.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn encode<E>(&self, text: &str, encode: &mut Encode<'_, E>) -> Result<Vec<u32>, E> {
+        let Self::Cut { n_rows } = self else {
+            return encode(text, true);
+        };
+        let mut tokens = Vec::new();
+        for (number, piece) in text.split(IMAGE).enumerate() {
+            if number > 0 {
+                tokens.extend(std::iter::repeat_n(NO_TOKEN, *n_rows));
+            }
+            tokens.extend(encode(piece, number == 0)?);
+        }
+        Ok(tokens)
+    }
+
+    /// The token that stands for one row of an image, if rows and not images have marks.
+    fn of_row(&self) -> Option<u32> {
+        match self {
+            Self::Bounded { .. } => None,
+            Self::Repeated(token) => Some(*token),
+            Self::Cut { .. } => Some(NO_TOKEN),
+        }
+    }
+
     /// Where images stand in a text, first to last.
     ///
     /// # Errors
@@ -86,8 +131,10 @@ impl Marks {
     fn places(&self, tokens: &[u32]) -> Result<Vec<Range<usize>>, EngineError> {
         let mut places: Vec<Range<usize>> = Vec::new();
         match self {
-            Self::Repeated(token) => {
-                let at = tokens.iter().enumerate().filter(|(_, t)| *t == token);
+            Self::Repeated(_) | Self::Cut { .. } => {
+                let token = self.of_row();
+                let at = tokens.iter().enumerate();
+                let at = at.filter(|(_, t)| Some(**t) == token);
                 for (at, _) in at {
                     match places.last_mut() {
                         Some(place) if place.end == at => place.end += 1,
@@ -131,7 +178,7 @@ impl Marks {
         images: &[B::Buffer],
     ) -> Result<Vec<Piece<'a, B>>, EngineError> {
         let mut places = self.places(tokens)?;
-        if let Self::Repeated(_) = self {
+        if self.of_row().is_some() {
             places = self.divide(
                 places,
                 &images

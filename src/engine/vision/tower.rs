@@ -60,9 +60,44 @@ pub fn vision_tower(model: &Model) -> Result<&Component, EngineError> {
         .collect();
     match towers[..] {
         [tower] => Ok(tower),
+        [] => Err(EngineError::NotAModel(format!(
+            "{}: there is no vision tower; where it is published elsewhere, name that model with --tower",
+            model.label
+        ))),
         _ => Err(EngineError::NotAModel(format!(
             "{}: expected one vision tower, found {}",
             model.label,
+            towers.len()
+        ))),
+    }
+}
+
+/// Gives a model that was published without its tower the tower of another.
+///
+/// # Errors
+/// When it has a tower, or the other has not exactly one.
+pub fn adopt_tower(model: &mut Model, other: &Model) -> Result<(), EngineError> {
+    let is_tower = |component: &&Component| {
+        component.kind == ComponentKind::VisionTower
+            && component
+                .role(Role::outside(RoleKind::PatchEmbedding))
+                .is_some()
+    };
+    if model.components.iter().any(|c| is_tower(&c)) {
+        return Err(EngineError::Request(format!(
+            "{} has a vision tower of its own; run it without --tower",
+            model.label
+        )));
+    }
+    let towers: Vec<&Component> = other.components.iter().filter(is_tower).collect();
+    match towers[..] {
+        [tower] => {
+            model.components.push(tower.clone());
+            Ok(())
+        }
+        _ => Err(EngineError::NotAModel(format!(
+            "{}: expected one vision tower, found {}",
+            other.label,
             towers.len()
         ))),
     }
