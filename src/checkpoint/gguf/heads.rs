@@ -101,6 +101,10 @@ impl TensorBytes for Deinterleaved {
 
     /// A row, or the heads of several.
     fn stored(&self, range: Range<u64>) -> Vec<(&str, Range<u64>)> {
+        // Rows may have no columns.
+        if range.is_empty() || self.row_bytes == 0 {
+            return Vec::new();
+        }
         let rows = range.start / self.row_bytes..range.end.div_ceil(self.row_bytes);
         let rows = match rows.end.saturating_sub(rows.start) {
             1 => self.stored_row(rows.start)..self.stored_row(rows.start) + 1,
@@ -154,6 +158,14 @@ mod tests {
                 assert_eq!(*view.read(start..end).unwrap(), *expected, "{start}..{end}");
             }
         }
+        let without_columns = Deinterleaved {
+            row_bytes: 0,
+            stored: Arc::new(Bytes(Vec::new())),
+            offset: 0,
+            ..view
+        };
+        assert_eq!(without_columns.stored(0..0), []);
+        assert_eq!(view.stored(4..4), []);
         // One row lies by itself; of several, whole heads are read.
         assert_eq!(view.stored(4..5), [("memory", 9..12)]);
         assert_eq!(view.stored(4..7), [("memory", 3..21)]);

@@ -196,6 +196,9 @@ impl TensorBytes for JoinedNumbers {
     }
 
     fn stored(&self, range: Range<u64>) -> Vec<(&str, Range<u64>)> {
+        if range.is_empty() {
+            return Vec::new();
+        }
         let halves = &self.0;
         let pieces = halves.pieces(self.rows(&range)).into_iter();
         pieces
