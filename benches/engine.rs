@@ -5,8 +5,8 @@
 //! interpreter that has it, and candle (`benches/peers/candle`, a package of its own, built when it is
 //! asked for) on the CPU with `MODELKIN_BENCH_CANDLE=1`.
 //!
-//! Variables: `MODELKIN_BENCH_DEVICE` (default `cpu`), `MODELKIN_BENCH_SHAPE` (`100m`, the default, or
-//! `1b`), `MODELKIN_BENCH_DIR` (default `target/bench-data`), `MODELKIN_BENCH_KEEP=1`.
+//! Variables: `MODELKIN_BENCH_DEVICE` (default `cpu`), `MODELKIN_BENCH_SHAPE` (`100m`, the default, `1b`, or
+//! `7b`, which runs once and without peers: in f32 its weights would fill 27 GB), `MODELKIN_BENCH_DIR` (default `target/bench-data`), `MODELKIN_BENCH_KEEP=1`.
 
 mod support;
 
@@ -23,15 +23,17 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-use support::{Report, llama_tensors, mix};
+use support::{Report, llama_tensors, mix, proc_value};
 
 /// Tokens of the prompt, and tokens generated after it.
 const PROMPT: usize = 512;
 const GENERATED: usize = 64;
-/// Runs, of which the median is stated; one more before them warms up.
-const RUNS: usize = 5;
 
 struct Shape {
+    /// Runs, of which the median is stated; one more before them warms up.
+    runs: usize,
+    /// Whether peers hold its weights in the memory of a small machine.
+    with_peers: bool,
     hidden: usize,
     mlp: usize,
     layers: usize,
@@ -43,6 +45,8 @@ struct Shape {
 fn shape(name: &str) -> Shape {
     match name {
         "100m" => Shape {
+            runs: 5,
+            with_peers: true,
             hidden: 768,
             mlp: 2048,
             layers: 12,
@@ -52,6 +56,8 @@ fn shape(name: &str) -> Shape {
         },
         // TinyLlama's.
         "1b" => Shape {
+            runs: 5,
+            with_peers: true,
             hidden: 2048,
             mlp: 5632,
             layers: 22,
@@ -59,7 +65,18 @@ fn shape(name: &str) -> Shape {
             kv_heads: 4,
             vocabulary: 32_000,
         },
-        other => panic!("no shape {other}: 100m or 1b"),
+        // Llama 2's.
+        "7b" => Shape {
+            runs: 1,
+            with_peers: false,
+            hidden: 4096,
+            mlp: 11008,
+            layers: 32,
+            heads: 32,
+            kv_heads: 32,
+            vocabulary: 32_000,
+        },
+        other => panic!("no shape {other}: 100m, 1b or 7b"),
     }
 }
 
@@ -121,13 +138,16 @@ struct Timed {
     decode: f64,
 }
 
-struct Ours<'a>(&'a Path);
+struct Ours<'a> {
+    folder: &'a Path,
+    runs: usize,
+}
 
 impl Visitor for Ours<'_> {
     type Output = Result<Timed, EngineError>;
 
     fn visit<B: Backend + 'static>(self, backend: B) -> Self::Output {
-        let reference = self.0.to_str().expect("a path in UTF-8");
+        let reference = self.folder.to_str().expect("a path in UTF-8");
         let reference = reference.parse().expect("a model");
         let (model, _) = audit::open(&reference, &FetchOptions::default(), &Unwatched)
             .expect("the model that was written opens");
@@ -138,7 +158,7 @@ impl Visitor for Ours<'_> {
             .map(|i| (mix(9, i as u64) % vocabulary as u64) as u32)
             .collect();
         let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
-        for run in 0..=RUNS {
+        for run in 0..=self.runs {
             let mut cache = decoder.cache(PROMPT + GENERATED)?;
             let started = Instant::now();
             let logits = prefill(&decoder, &mut cache, &ids)?;
@@ -189,18 +209,53 @@ fn peer(mut command: Command, name: &str) -> Result<Vec<Timed>, String> {
     Ok(timed)
 }
 
+fn variable(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or(default.to_owned())
+}
+
+/// All peers that are there, one after the other; `absent` hears of the others.
+fn peers(folder: &Path, kind: &str, sizes: &[String], absent: &mut Vec<String>) -> Vec<Timed> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
+    let mut all = Vec::new();
+    let mut run = |command: Command, name: &str| match peer(command, name) {
+        Ok(timed) => all.extend(timed),
+        Err(why) => absent.push(why),
+    };
+    let mut python = Command::new(variable("MODELKIN_PYTHON", "python3"));
+    python
+        .arg(root.join("transformers_llama.py"))
+        .arg(folder)
+        .arg(if kind == "cuda" { "cuda" } else { "cpu" })
+        .args(sizes);
+    run(python, "transformers");
+    if std::env::var_os("MODELKIN_BENCH_CANDLE").is_some() {
+        let mut candle = Command::new("cargo");
+        candle
+            .args(["run", "--release", "--quiet", "--manifest-path"])
+            .arg(root.join("candle/Cargo.toml"))
+            .arg("--")
+            .arg(folder)
+            .args(sizes);
+        run(candle, "candle");
+    } else {
+        absent.push("candle: not asked for".to_owned());
+    }
+    all
+}
+
 fn main() {
-    let variable = |name: &str, default: &str| std::env::var(name).unwrap_or(default.to_owned());
     let device = variable("MODELKIN_BENCH_DEVICE", "cpu");
     let name = variable("MODELKIN_BENCH_SHAPE", "100m");
     let folder = PathBuf::from(variable("MODELKIN_BENCH_DIR", "target/bench-data"))
         .join(format!("engine-{name}"));
-    let n_parameters = write_model(&folder, &shape(&name)).expect("the model can be written");
+    let shape = shape(&name);
+    let n_parameters = write_model(&folder, &shape).expect("the model can be written");
+    let runs = shape.runs;
 
     let mut report = Report::new("engine", "The engine beside its peers");
     report.line(&format!(
         "A Llama-shaped model of {:.0} million random bf16 weights; {PROMPT} tokens of prompt, {GENERATED} \
-         generated, one text; medians of {RUNS} runs after one to warm up. Load average before: {}.\n",
+         generated, one text; median of runs, {runs}, after one to warm up. Load average before: {}.\n",
         n_parameters as f64 / 1e6,
         fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
     ));
@@ -215,39 +270,26 @@ fn main() {
             (GENERATED - 1) as f64 / timed.decode
         ));
     };
-    match with_device(&device, Ours(&folder)).and_then(|timed| timed) {
+    let ours = Ours {
+        folder: &folder,
+        runs,
+    };
+    match with_device(&device, ours).and_then(|timed| timed) {
         Ok(timed) => row(&timed),
         Err(error) => println!("{device}: {error}"),
     }
+    let memory = proc_value("/proc/self/status", "VmHWM").unwrap_or_default();
     let mut absent = Vec::new();
-    let sizes = [PROMPT.to_string(), GENERATED.to_string(), RUNS.to_string()];
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
+    let sizes = [PROMPT.to_string(), GENERATED.to_string(), runs.to_string()];
     let kind = device.split(':').next().unwrap_or("cpu").to_owned();
-    let mut python = Command::new(variable("MODELKIN_PYTHON", "python3"));
-    python
-        .arg(root.join("transformers_llama.py"))
-        .arg(&folder)
-        .arg(if kind == "cuda" { "cuda" } else { "cpu" })
-        .args(&sizes);
-    match peer(python, "transformers") {
-        Ok(timed) => timed.iter().for_each(&mut row),
-        Err(why) => absent.push(why),
-    }
-    if std::env::var_os("MODELKIN_BENCH_CANDLE").is_some() {
-        let mut candle = Command::new("cargo");
-        candle
-            .args(["run", "--release", "--quiet", "--manifest-path"])
-            .arg(root.join("candle/Cargo.toml"))
-            .arg("--")
-            .arg(&folder)
-            .args(&sizes);
-        match peer(candle, "candle") {
-            Ok(timed) => timed.iter().for_each(&mut row),
-            Err(why) => absent.push(why),
-        }
+    if shape.with_peers {
+        peers(&folder, &kind, &sizes, &mut absent)
+            .iter()
+            .for_each(&mut row);
     } else {
-        absent.push("candle: not asked for".to_owned());
+        absent.push("peers: in f32 the weights would fill 27 GB".to_owned());
     }
+    report.line(&format!("\nMost memory of modelkin, resident: {memory}."));
     for why in absent {
         report.line(&format!("\nNot measured: {why}"));
     }
