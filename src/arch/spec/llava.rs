@@ -1,7 +1,9 @@
 //! LLaVA 1.5 as transformers publishes it: sections for a tower and for a decoder.
 
 use super::ModelSpec;
-use super::composite::{ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec};
+use super::composite::{
+    ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec, state,
+};
 use super::config::{Config, SpecError};
 use super::llama::activation;
 use super::vision::{PatchPositions, VisionSpec};
@@ -47,21 +49,8 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, Sp
     if vision.positions != PatchPositions::Fixed {
         return Err(config.wrong("vision_config", "a CLIP or SigLIP tower"));
     }
-    let n_layers = vision.layers.len() as i64;
-    let layer = config.number_or("vision_feature_layer", -2.0)? as i64;
-    // Of n + 1 states the first is what enters the layers; negative numbers count from the end.
-    let state = if layer < 0 {
-        n_layers + 1 + layer
-    } else {
-        layer
-    };
-    if !(0..=n_layers).contains(&state) {
-        return Err(config.wrong(
-            "vision_feature_layer",
-            format!("a state of {n_layers} layers"),
-        ));
-    }
-    vision.output.n_layers = state as usize;
+    let layer = config.number_or("vision_feature_layer", -2.0)?;
+    vision.output.n_layers = state(&config, "vision_feature_layer", layer, &vision)?;
     vision.output.normed = false;
     vision.output.with_class_token = match config
         .text_or("vision_feature_select_strategy", "default")?

@@ -3,13 +3,12 @@
 //!
 //! Keys and meanings are those of <https://github.com/haotian-liu/LLaVA> (`llava/model`, `llava/mm_utils.py`).
 
-use super::Activation;
-use super::ModelSpec;
 use super::composite::{
-    ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec, cut,
+    ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec, cut, state,
 };
 use super::config::{Config, SpecError};
 use super::vision::{PatchPositions, VisionSpec};
+use super::{Activation, ModelSpec};
 use serde_json::{Map, Value, json};
 
 /// Keys that are not the decoder's.
@@ -117,19 +116,8 @@ pub(super) fn read(
         "square" => SquareFit::Middle,
         _ => return Err(config.wrong("image_aspect_ratio", "pad or square")),
     };
-    let n_layers = vision.layers.len() as i64;
-    let layer = config.number("mm_vision_select_layer")? as i64;
-    // Of n + 1 states the first is what enters the layers; negative numbers count from the end.
-    let state = if layer < 0 {
-        n_layers + 1 + layer
-    } else {
-        layer
-    };
-    if !(0..=n_layers).contains(&state) {
-        let expected = format!("a state of {n_layers} layers");
-        return Err(config.wrong("mm_vision_select_layer", expected));
-    }
-    vision.output.n_layers = state as usize;
+    let layer = config.number("mm_vision_select_layer")?;
+    vision.output.n_layers = state(&config, "mm_vision_select_layer", layer, &vision)?;
     vision.output.normed = false;
     vision.output.with_class_token = match config
         .text_or("mm_vision_select_feature", "patch")?
@@ -234,6 +222,8 @@ mod tests {
             ("mm_use_im_start_end", json!(true)),
             ("mm_vision_select_feature", json!("cls")),
             ("mm_vision_select_layer", json!(25)),
+            ("mm_vision_select_layer", json!(-1.5)),
+            ("mm_vision_select_layer", json!(-1e300)),
             ("mm_vision_tower", json!("google/siglip-so400m-patch14-384")),
             ("mm_of_tomorrow", json!(1)),
         ] {

@@ -19,11 +19,15 @@ const KEYS: &str = "attn_k_b.weight";
 const VALUES: &str = "attn_v_b.weight";
 const JOINED: &str = "attn_kv_b.weight";
 
-/// Puts a joined tensor in the place of each pair. Those of which only one is there stay as they are.
+/// Puts a joined tensor in the place of each pair, and tells how many. Those of which only one is there stay as
+/// they are.
 ///
 /// # Errors
 /// When the shapes of a pair do not fit.
-pub(super) fn join(tensors: Vec<Tensor>) -> Result<Vec<Tensor>, CheckpointError> {
+pub(super) fn join(
+    tensors: Vec<Tensor>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Tensor>, CheckpointError> {
     let layer_of = |tensor: &Tensor, suffix: &str| {
         let name = tensor.name().strip_suffix(suffix)?;
         Some(name.to_owned())
@@ -40,6 +44,11 @@ pub(super) fn join(tensors: Vec<Tensor>) -> Result<Vec<Tensor>, CheckpointError>
             let name = format!("{layer}{JOINED}");
             joined.insert(layer, Halves::new(keys, values)?.tensor(name)?);
         }
+    }
+    if !joined.is_empty() {
+        let n = joined.len();
+        let halves = "attn_k_b and attn_v_b are stored apart and given out as one attn_kv_b";
+        notes.push(format!("layers whose {halves}, as in the original: {n}"));
     }
     let place = |tensor: Tensor| match layer_of(&tensor, KEYS) {
         Some(layer) => Some(joined.get(&layer).cloned().unwrap_or(tensor)),
@@ -384,7 +393,12 @@ mod tests {
 
     fn joined(keys: Tensor, values: Tensor) -> Tensor {
         let other = stored("blk.0.attn_norm.weight", DType::F32, &[1], vec![0; 4]);
-        let joined = join(vec![values, other, keys]).unwrap();
+        let mut notes = Vec::new();
+        let joined = join(vec![values, other, keys], &mut notes).unwrap();
+        assert!(
+            notes.len() == 1 && notes[0].ends_with("original: 1"),
+            "{notes:?}"
+        );
         let names: Vec<&str> = joined.iter().map(Tensor::name).collect();
         assert_eq!(names, ["blk.0.attn_norm.weight", "blk.0.attn_kv_b.weight"]);
         joined[1].clone()
@@ -503,12 +517,16 @@ mod tests {
         let k = keys(DType::F32, numbers(&k));
         let shape = [HEADS, RANK, VALUES_OF_HEAD];
         let turned = stored("blk.0.attn_v_b.weight", DType::F32, &shape, numbers(&v));
-        let error = join(vec![k.clone(), turned]).unwrap_err().to_string();
+        let error = join(vec![k.clone(), turned], &mut Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("attn_v_b") && error.contains("[3, 32, 64]"),
             "{error}"
         );
-        let alone = join(vec![k]).unwrap();
+        let mut notes = Vec::new();
+        let alone = join(vec![k], &mut notes).unwrap();
+        assert!(notes.is_empty());
         assert_eq!(alone[0].name(), "blk.0.attn_k_b.weight");
     }
 }

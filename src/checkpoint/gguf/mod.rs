@@ -65,7 +65,10 @@ impl Format for Gguf {
                 found: n_found.to_string(),
             });
         }
-        checkpoint.tensors = latent::join(std::mem::take(&mut checkpoint.tensors))?;
+        checkpoint.tensors = latent::join(
+            std::mem::take(&mut checkpoint.tensors),
+            &mut checkpoint.notes,
+        )?;
         if let (Some(mut metadata), Some(file)) = (first, parts.first()) {
             checkpoint.config = config::config(&metadata, &|name| {
                 checkpoint.tensors.iter().find(|t| t.name() == name)
