@@ -6,7 +6,8 @@
 //! asked for) on the CPU with `MODELKIN_BENCH_CANDLE=1`.
 //!
 //! Variables: `MODELKIN_BENCH_DEVICE` (default `cpu`), `MODELKIN_BENCH_SHAPE` (`100m`, the default, `1b`, or
-//! `7b`, which runs once and without peers: in f32 its weights would fill 27 GB), `MODELKIN_BENCH_DIR` (default `target/bench-data`), `MODELKIN_BENCH_KEEP=1`.
+//! `7b`, which runs once and without peers: in f32 its weights would fill 27 GB), `MODELKIN_BENCH_DIR` (default
+//! `target/bench-data`), `MODELKIN_BENCH_KEEP=1`.
 
 mod support;
 
@@ -255,7 +256,7 @@ fn main() {
     let mut report = Report::new("engine", "The engine beside its peers");
     report.line(&format!(
         "A Llama-shaped model of {:.0} million random bf16 weights; {PROMPT} tokens of prompt, {GENERATED} \
-         generated, one text; median of runs, {runs}, after one to warm up. Load average before: {}.\n",
+         generated, one text; medians of timed runs ({runs}; one before them warms up). Load average before: {}.\n",
         n_parameters as f64 / 1e6,
         fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
     ));

@@ -64,6 +64,7 @@ impl Opened {
             )
         })?;
         let (spec, vision) = match ModelSpec::read(config) {
+            Ok(_) if tower.is_some() => anyhow::bail!("{} takes no images", model.label),
             Ok(spec) => (spec, None),
             Err(unknown @ SpecError::UnknownModelType { .. }) => {
                 let of_tower = tower.as_ref().and_then(|tower| tower.config.as_ref());

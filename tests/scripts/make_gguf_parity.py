@@ -131,16 +131,20 @@ def describe_older(writer, arch, config):
         writer.add_parallel_residual(config["use_parallel_residual"])
 
 
-def describe_qwen(writer, config):
-    """Metadata of Qwen 1."""
-    n_heads = config["num_attention_heads"]
-    writer.add_context_length(config["max_position_embeddings"])
+def describe_sizes(writer, config):
+    """What most converters write first."""
     writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+
+
+def describe_qwen(writer, config):
+    """Metadata of Qwen 1."""
+    describe_sizes(writer, config)
     writer.add_rope_freq_base(config["rotary_emb_base"])
-    writer.add_rope_dimension_count(config["hidden_size"] // n_heads)
-    writer.add_head_count(n_heads)
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
 
 
@@ -148,11 +152,7 @@ def describe_latent(writer, arch, config, is_whole):
     """Metadata of multi-head latent attention: MiniCPM3, and DeepSeek-V2 and V3 before and after the split."""
     n_heads, rotated = config["num_attention_heads"], config["qk_rope_head_dim"]
     key_length = config["qk_nope_head_dim"] + rotated
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(n_heads)
+    describe_sizes(writer, config)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     if config["q_lora_rank"] is not None:
@@ -215,11 +215,7 @@ def describe(writer, arch, config):
         return
     n_heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // n_heads
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(n_heads)
+    describe_sizes(writer, config)
     writer.add_head_count_kv(config["num_key_value_heads"])
     if arch == MODEL_ARCH.OLMO:
         writer.add_layer_norm_eps(1e-5)

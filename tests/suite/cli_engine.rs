@@ -239,11 +239,8 @@ fn devices_are_listed() {
     assert_eq!(page[0]["device"], "cpu");
 }
 
-/// A tokenizer of whole words for the tiny model that sees: its marks, and words of one letter.
-fn tokenizer_with_marks() -> String {
-    let marks = [
-        "<unk>", "<s>", "</s>", "<image>", "</image>", "<slice>", "</slice>",
-    ];
+/// A tokenizer of whole words: special tokens, the first of which stands for what is unknown, then words of one letter.
+pub fn tokenizer_of_letters(marks: &[&str]) -> String {
     let mut vocabulary = serde_json::Map::new();
     for (id, mark) in marks.iter().enumerate() {
         vocabulary.insert((*mark).to_owned(), id.into());
@@ -262,7 +259,7 @@ fn tokenizer_with_marks() -> String {
     serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
         "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}})
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": marks[0]}})
     .to_string()
 }
 
@@ -280,7 +277,11 @@ fn a_model_that_sees_is_shown_pictures_and_others_refuse_them() {
     let mut config: Value = serde_json::from_slice(&config).unwrap();
     config["slice_config"]["scale_resolution"] = 20.into();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    std::fs::write(folder.path().join("tokenizer.json"), tokenizer_with_marks()).unwrap();
+    let marks = [
+        "<unk>", "<s>", "</s>", "<image>", "</image>", "<slice>", "</slice>",
+    ];
+    let tokenizer = tokenizer_of_letters(&marks);
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer).unwrap();
     let model = folder.path().display().to_string();
     let image = parity.join("image-0.png").display().to_string();
     let args = |model: &str, image: &str| -> Vec<String> {

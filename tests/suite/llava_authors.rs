@@ -2,14 +2,15 @@
 //! repository of its own, computes what the reference computes.
 
 use crate::cli::{json, modelkin};
+use crate::cli_engine::tokenizer_of_letters;
 use crate::pictures;
 use crate::support::reference::Reference;
 use crate::support::safetensors_file;
-use crate::vision::{case, logits, open, pixels_of};
+use crate::vision::{case, logits, open, pixels_of, seen};
 use modelkin::arch::Model;
 use modelkin::arch::spec::VisionLanguageSpec;
 use modelkin::engine::cpu::Cpu;
-use modelkin::engine::vision::{Marks, Normalisation, Picture, VisionLanguage, adopt_tower};
+use modelkin::engine::vision::{Marks, Normalisation, VisionLanguage, adopt_tower};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -138,20 +139,8 @@ fn pictures_are_padded_to_squares_as_published() {
         let picture = pictures::picture(width, height);
         let by = Normalisation::CLIP;
         let prepared = model.prepare(&picture, &by).unwrap();
-        let [pixels] = &prepared.images[..] else {
-            panic!("LLaVA sees one image");
-        };
-        let n = pixels.width * pixels.height;
-        let byte = |i: usize| {
-            let value = pixels.values[(i % 3) * n + i / 3] * by.std[i % 3] + by.mean[i % 3];
-            (value * 255.0).round() as u8
-        };
-        let ours = Picture {
-            width: pixels.width,
-            height: pixels.height,
-            rgb: (0..3 * n).map(byte).collect(),
-        };
-        assert_eq!(pictures::digest(&ours), row["sha256"], "{width} × {height}");
+        let seen = seen(&prepared, &by);
+        assert_eq!(pictures::digest(&seen), row["sha256"], "{width} × {height}");
     }
 }
 
@@ -180,18 +169,6 @@ fn towers_are_adopted_once_and_by_models_without_one() {
     assert!(error.contains("of its own"), "{error}");
 }
 
-/// A tokenizer of words of one letter.
-fn tokenizer() -> String {
-    let mut vocabulary = serde_json::Map::from_iter([("<unk>".to_owned(), json!(0))]);
-    for letter in 'a'..='z' {
-        vocabulary.insert(letter.to_string(), vocabulary.len().into());
-    }
-    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}})
-    .to_string()
-}
-
 fn run(model: &Path, tower: Option<&Path>, prompt: &str) -> std::process::Output {
     let model = model.display().to_string();
     let image = case("llava").join("image-0.png").display().to_string();
@@ -207,7 +184,8 @@ fn run(model: &Path, tower: Option<&Path>, prompt: &str) -> std::process::Output
 #[test]
 fn the_command_line_shows_it_pictures_where_the_prompt_says_so() {
     let published = Published::new();
-    fs::write(published.model.join("tokenizer.json"), tokenizer()).unwrap();
+    let tokenizer = tokenizer_of_letters(&["<unk>"]);
+    fs::write(published.model.join("tokenizer.json"), tokenizer).unwrap();
     let ids = |prompt: &str| {
         let output = run(&published.model, Some(&published.tower), prompt);
         let error = String::from_utf8_lossy(&output.stderr);

@@ -6,6 +6,7 @@
 mod entry_points;
 
 use entry_points::{PARSERS, Parser};
+use modelkin::source::answers::ANSWERS;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::fs;
@@ -138,5 +139,15 @@ fn no_mutation_of_the_corpus_makes_a_parser_panic_or_hang() {
             inputs.len() * N_MUTATIONS,
             start.elapsed()
         );
+    }
+}
+
+#[test]
+fn every_answer_of_the_corpus_is_accepted_as_what_it_is() {
+    let inputs = corpus("server_answers");
+    assert_eq!(inputs.len(), ANSWERS.len());
+    for (kind, accepts) in ANSWERS {
+        let (_, bytes) = inputs.iter().find(|(name, _)| name == kind).expect(kind);
+        assert!(accepts(bytes), "{kind}");
     }
 }

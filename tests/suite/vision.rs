@@ -10,6 +10,7 @@ use modelkin::arch::spec::{
 use modelkin::audit::{self, Unwatched};
 use modelkin::engine::backend::Backend;
 use modelkin::engine::cpu::Cpu;
+use modelkin::engine::vision::composite::Prepared;
 use modelkin::engine::vision::{
     Marks, Normalisation, Picture, Pixels, Tower, VisionLanguage, positions,
 };
@@ -347,6 +348,23 @@ fn a_picture_is_cut_computed_and_set_into_a_text() {
     assert!(MARKS.pieces(backend, &room, &rows[1..]).is_err());
 }
 
+/// The one image that LLaVA sees, its colours as they were before they were scaled.
+pub fn seen(prepared: &Prepared, by: &Normalisation) -> Picture {
+    let [pixels] = &prepared.images[..] else {
+        panic!("LLaVA sees one image");
+    };
+    let n = pixels.width * pixels.height;
+    let byte = |i: usize| {
+        let value = pixels.values[(i % 3) * n + i / 3] * by.std[i % 3] + by.mean[i % 3];
+        (value * 255.0).round() as u8
+    };
+    Picture {
+        width: pixels.width,
+        height: pixels.height,
+        rgb: (0..3 * n).map(byte).collect(),
+    }
+}
+
 #[test]
 fn llava_sees_the_middle_of_a_picture_as_clips_processor_cuts_it() {
     let model = load(&case("llava"), Cpu::<f32>::new()).unwrap();
@@ -356,18 +374,9 @@ fn llava_sees_the_middle_of_a_picture_as_clips_processor_cuts_it() {
     {
         let (width, height) = pictures::pair(&row["size"]);
         let picture = pictures::picture(width, height);
-        let prepared = model.prepare(&picture, &Normalisation::SIGLIP).unwrap();
-        let [pixels] = &prepared.images[..] else {
-            panic!("LLaVA sees one image");
-        };
-        let n = pixels.width * pixels.height;
-        let byte = |i: usize| ((pixels.values[(i % 3) * n + i / 3] + 1.0) * 127.5).round() as u8;
-        let ours = Picture {
-            width: pixels.width,
-            height: pixels.height,
-            rgb: (0..3 * n).map(byte).collect(),
-        };
-        assert_eq!(pictures::digest(&ours), row["sha256"], "{width} × {height}");
+        let by = Normalisation::SIGLIP;
+        let seen = seen(&model.prepare(&picture, &by).unwrap(), &by);
+        assert_eq!(pictures::digest(&seen), row["sha256"], "{width} × {height}");
     }
 }
 

@@ -4,7 +4,7 @@
 //! The decoder's own reader gets a config of its own: the section that describes it, or, where its keys
 //! lie beside those of the tower, all that the composite's reader does not know.
 
-use super::config::{Config, SpecError};
+use super::config::SpecError;
 use super::vision::VisionSpec;
 use super::{Activation, ModelSpec, NormSpec, llava, llava_authors, minicpm_v};
 use serde_json::{Map, Value};
@@ -154,25 +154,4 @@ pub(super) fn cut(
     ours.insert("model_type".to_owned(), object["model_type"].clone());
     decoder.insert("model_type".to_owned(), Value::from(model_type));
     (ours, decoder)
-}
-
-/// Layers that are computed for a state that a config names by number: of n + 1 states the first is what enters the
-/// layers, and negative numbers count from the end.
-pub(super) fn state(
-    config: &Config<'_>,
-    key: &str,
-    number: f64,
-    tower: &VisionSpec,
-) -> Result<usize, SpecError> {
-    let n_layers = tower.layers.len();
-    let from_the_first = match number < 0.0 {
-        true => n_layers as f64 + 1.0 + number,
-        false => number,
-    };
-    let is_whole = from_the_first.fract() == 0.0;
-    if is_whole && (0.0..=n_layers as f64).contains(&from_the_first) {
-        Ok(from_the_first as usize)
-    } else {
-        Err(config.wrong(key, format!("a state of {n_layers} layers")))
-    }
 }

@@ -1,12 +1,10 @@
 //! LLaVA 1.5 as transformers publishes it: sections for a tower and for a decoder.
 
-use super::ModelSpec;
-use super::composite::{
-    ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec, state,
-};
+use super::composite::{ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec};
 use super::config::{Config, SpecError};
 use super::llama::activation;
 use super::vision::{PatchPositions, VisionSpec};
+use super::{Activation, ModelSpec};
 use serde_json::{Map, Value, json};
 
 /// What the class of a Llama's config supplies. Published composites state of their decoder only what
@@ -18,6 +16,77 @@ const LLAMA_DEFAULTS: [(&str, usize); 5] = [
     ("num_hidden_layers", 32),
     ("vocab_size", 32000),
 ];
+
+/// What both ways to publish LLaVA state of its parts.
+pub(super) struct Llava {
+    /// Layers of the tower that are computed.
+    pub n_layers: usize,
+    /// The class token is among the rows.
+    pub with_class_token: bool,
+    /// Between the projector's layers.
+    pub activation: Activation,
+    /// The projector's layers have biases.
+    pub bias: bool,
+    /// How a picture becomes a square.
+    pub fit: SquareFit,
+    /// Token that stands for one row of an image.
+    pub token: Option<u32>,
+}
+
+impl Llava {
+    /// The whole, with what its own reader assumed.
+    pub(super) fn with(
+        self,
+        model_type: String,
+        language: ModelSpec,
+        mut vision: VisionSpec,
+        assumed: Vec<String>,
+    ) -> VisionLanguageSpec {
+        vision.output.n_layers = self.n_layers;
+        vision.output.normed = false;
+        vision.output.with_class_token = self.with_class_token;
+        let projector = ProjectorSpec {
+            input_size: vision.hidden_size,
+            hidden_size: language.hidden_size,
+            activation: self.activation,
+            bias: self.bias,
+        };
+        let images = ImageSpec::Square {
+            size: vision.image_size,
+            fit: self.fit,
+            token: self.token,
+        };
+        VisionLanguageSpec {
+            model_type,
+            assumptions: [&language.assumptions[..], &vision.assumptions, &assumed].concat(),
+            language,
+            vision,
+            connector: ConnectorSpec::Projector(projector),
+            images,
+        }
+    }
+}
+
+/// Layers that are computed for a state that a config names by number: of n + 1 states the first is what enters the
+/// layers, and negative numbers count from the end.
+pub(super) fn state(
+    config: &Config<'_>,
+    key: &str,
+    number: f64,
+    tower: &VisionSpec,
+) -> Result<usize, SpecError> {
+    let n_layers = tower.layers.len();
+    let from_the_first = match number < 0.0 {
+        true => n_layers as f64 + 1.0 + number,
+        false => number,
+    };
+    let is_whole = from_the_first.fract() == 0.0;
+    if is_whole && (0.0..=n_layers as f64).contains(&from_the_first) {
+        Ok(from_the_first as usize)
+    } else {
+        Err(config.wrong(key, format!("a state of {n_layers} layers")))
+    }
+}
 
 /// LLaVA 1.5: a CLIP or SigLIP tower, two layers, a decoder.
 pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, SpecError> {
@@ -45,14 +114,13 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, Sp
         config.assume(&format!("text_config.{key}"), default);
     }
     let language = ModelSpec::read(&Value::Object(text))?;
-    let mut vision = config.section("vision_config", VisionSpec::read_section)?;
+    let vision = config.section("vision_config", VisionSpec::read_section)?;
     if vision.positions != PatchPositions::Fixed {
         return Err(config.wrong("vision_config", "a CLIP or SigLIP tower"));
     }
     let layer = config.number_or("vision_feature_layer", -2.0)?;
-    vision.output.n_layers = state(&config, "vision_feature_layer", layer, &vision)?;
-    vision.output.normed = false;
-    vision.output.with_class_token = match config
+    let n_layers = state(&config, "vision_feature_layer", layer, &vision)?;
+    let with_class_token = match config
         .text_or("vision_feature_select_strategy", "default")?
         .as_str()
     {
@@ -65,12 +133,6 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, Sp
             ));
         }
     };
-    let projector = ProjectorSpec {
-        input_size: vision.hidden_size,
-        hidden_size: language.hidden_size,
-        activation: activation(&mut config, "projector_hidden_act", "gelu")?,
-        bias: config.flag_or("multimodal_projector_bias", true)?,
-    };
     let token = match config.optional_size("image_token_id")? {
         Some(token) => token,
         None => config.size_or("image_token_index", 32000)?,
@@ -82,8 +144,11 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, Sp
         // Older configs repeat the decoder's.
         "vocab_size",
     ]);
-    let images = ImageSpec::Square {
-        size: vision.image_size,
+    let parts = Llava {
+        n_layers,
+        with_class_token,
+        activation: activation(&mut config, "projector_hidden_act", "gelu")?,
+        bias: config.flag_or("multimodal_projector_bias", true)?,
         fit: match vision.class_token {
             true => SquareFit::Middle,
             false => SquareFit::Stretched,
@@ -91,16 +156,7 @@ pub(super) fn read(object: &Map<String, Value>) -> Result<VisionLanguageSpec, Sp
         token: Some(token as u32),
     };
     let model_type = config.text("model_type")?;
-    let mut assumptions = language.assumptions.clone();
-    assumptions.append(&mut config.finish()?);
-    Ok(VisionLanguageSpec {
-        model_type,
-        language,
-        vision,
-        connector: ConnectorSpec::Projector(projector),
-        images,
-        assumptions,
-    })
+    Ok(parts.with(model_type, language, vision, config.finish()?))
 }
 
 #[cfg(test)]

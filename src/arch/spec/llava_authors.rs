@@ -3,10 +3,9 @@
 //!
 //! Keys and meanings are those of <https://github.com/haotian-liu/LLaVA> (`llava/model`, `llava/mm_utils.py`).
 
-use super::composite::{
-    ConnectorSpec, ImageSpec, ProjectorSpec, SquareFit, VisionLanguageSpec, cut, state,
-};
+use super::composite::{SquareFit, VisionLanguageSpec, cut};
 use super::config::{Config, SpecError};
+use super::llava::{Llava, state};
 use super::vision::{PatchPositions, VisionSpec};
 use super::{Activation, ModelSpec};
 use serde_json::{Map, Value, json};
@@ -98,7 +97,7 @@ pub(super) fn read(
     let language = ModelSpec::read(&Value::Object(decoder))?;
     let own = Value::Object(own);
     let mut config = Config::new(&own)?;
-    let mut vision = tower(&mut config, described)?;
+    let vision = tower(&mut config, described)?;
     config.demand("mm_hidden_size", &vision.hidden_size.into())?;
     config.demand("mm_patch_merge_type", &"flat".into())?;
     // Without the key it is one layer.
@@ -117,9 +116,8 @@ pub(super) fn read(
         _ => return Err(config.wrong("image_aspect_ratio", "pad or square")),
     };
     let layer = config.number("mm_vision_select_layer")?;
-    vision.output.n_layers = state(&config, "mm_vision_select_layer", layer, &vision)?;
-    vision.output.normed = false;
-    vision.output.with_class_token = match config
+    let n_layers = state(&config, "mm_vision_select_layer", layer, &vision)?;
+    let with_class_token = match config
         .text_or("mm_vision_select_feature", "patch")?
         .as_str()
     {
@@ -127,34 +125,23 @@ pub(super) fn read(
         "cls_patch" => true,
         _ => return Err(config.wrong("mm_vision_select_feature", "patch or cls_patch")),
     };
-    let projector = ProjectorSpec {
-        input_size: vision.hidden_size,
-        hidden_size: language.hidden_size,
+    config.harmless(&["model_type"]);
+    let parts = Llava {
+        n_layers,
+        with_class_token,
         activation: Activation::Gelu,
         bias: true,
-    };
-    let images = ImageSpec::Square {
-        size: vision.image_size,
         fit,
         token: None,
     };
-    let mut assumptions = language.assumptions.clone();
-    assumptions.append(&mut vision.assumptions.clone());
-    config.harmless(&["model_type"]);
-    assumptions.append(&mut config.finish()?);
-    Ok(VisionLanguageSpec {
-        model_type: model_type.unwrap_or_default().to_owned(),
-        language,
-        vision,
-        connector: ConnectorSpec::Projector(projector),
-        images,
-        assumptions,
-    })
+    let model_type = model_type.unwrap_or_default().to_owned();
+    Ok(parts.with(model_type, language, vision, config.finish()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::spec::ImageSpec;
 
     /// config.json of liuhaotian/llava-v1.5-7b.
     fn published_7b() -> Value {

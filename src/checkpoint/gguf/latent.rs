@@ -167,27 +167,22 @@ impl JoinedNumbers {
         let row_bytes = (self.0.rank * self.0.keys.dtype().size_bytes()) as u64;
         (range.start / row_bytes) as usize..range.end.div_ceil(row_bytes) as usize
     }
-
-    /// Bytes of some elements of one half.
-    fn bytes_of(tensor: &Tensor, elements: Range<usize>) -> Range<u64> {
-        tensor.dtype().bytes_of(elements)
-    }
 }
 
 impl TensorBytes for JoinedNumbers {
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, TensorError> {
-        let halves = &self.0;
-        let size = halves.keys.dtype().size_bytes();
+        let (halves, dtype) = (&self.0, self.0.keys.dtype());
+        let size = dtype.size_bytes();
         let rows = self.rows(&range);
         let first = (rows.start * halves.rank * size) as u64;
         let mut bytes = Vec::with_capacity(rows.len() * halves.rank * size);
         for piece in halves.pieces(rows) {
             if !piece.are_keys {
-                let values = Self::bytes_of(&halves.values, halves.values_of(&piece));
+                let values = dtype.bytes_of(halves.values_of(&piece));
                 bytes.extend_from_slice(&halves.values.read_bytes(values)?);
                 continue;
             }
-            let keys = Self::bytes_of(&halves.keys, halves.keys_of(piece.head));
+            let keys = dtype.bytes_of(halves.keys_of(piece.head));
             let keys = halves.keys.read_bytes(keys)?;
             for row in piece.rows {
                 for column in keys.chunks_exact(halves.key_dim * size) {
@@ -208,16 +203,16 @@ impl TensorBytes for JoinedNumbers {
         if range.is_empty() {
             return Vec::new();
         }
-        let halves = &self.0;
+        let (halves, dtype) = (&self.0, self.0.keys.dtype());
         let pieces = halves.pieces(self.rows(&range)).into_iter();
         pieces
             .flat_map(|piece| match piece.are_keys {
                 true => {
-                    let keys = Self::bytes_of(&halves.keys, halves.keys_of(piece.head));
+                    let keys = dtype.bytes_of(halves.keys_of(piece.head));
                     halves.keys.stored_bytes(keys)
                 }
                 false => {
-                    let values = Self::bytes_of(&halves.values, halves.values_of(&piece));
+                    let values = dtype.bytes_of(halves.values_of(&piece));
                     halves.values.stored_bytes(values)
                 }
             })
@@ -230,6 +225,7 @@ impl TensorBytes for JoinedNumbers {
 struct JoinedBlocks {
     halves: Halves,
     parts: Vec<Part>,
+    has_bounds: bool,
 }
 
 impl JoinedBlocks {
@@ -238,8 +234,16 @@ impl JoinedBlocks {
             kind,
             tensor: tensor.clone(),
         };
-        let parts = vec![part("keys", &halves.keys), part("values", &halves.values)];
-        Self { halves, parts }
+        // Nothing is read for no element.
+        let says = |half: &Tensor| {
+            let bounds = half.read_rounding_bounds(0..0);
+            !half.dtype().is_quantized() || matches!(bounds, Ok(Some(_)))
+        };
+        Self {
+            has_bounds: says(&halves.keys) && says(&halves.values),
+            parts: vec![part("keys", &halves.keys), part("values", &halves.values)],
+            halves,
+        }
     }
 
     /// Values and, where they are asked for, bounds of elements of one half.
@@ -308,11 +312,7 @@ impl Decoder for JoinedBlocks {
     }
 
     fn has_bounds(&self) -> bool {
-        let says = |half: &Tensor| {
-            let bounds = half.read_rounding_bounds(0..0);
-            !half.dtype().is_quantized() || matches!(bounds, Ok(Some(_)))
-        };
-        says(&self.halves.keys) && says(&self.halves.values)
+        self.has_bounds
     }
 
     fn decode(

@@ -286,6 +286,12 @@ impl TensorBytes for Gathered {
     fn file(&self) -> &str {
         self.bytes.file()
     }
+
+    /// All that the view spans: its elements lie apart.
+    fn stored(&self, _: Range<u64>) -> Vec<(&str, Range<u64>)> {
+        let size = span(&self.shape, &self.strides).unwrap_or(0) * self.element_bytes;
+        self.bytes.stored(self.start..self.start + size)
+    }
 }
 
 #[cfg(test)]

@@ -180,6 +180,12 @@ impl TensorBytes for Turned {
     fn file(&self) -> &str {
         self.stored.file()
     }
+
+    /// The whole array: a column crosses all rows.
+    fn stored(&self, _: Range<u64>) -> Vec<(&str, Range<u64>)> {
+        let size = (self.n_rows * self.n_columns * self.item_bytes) as u64;
+        self.stored.stored_bytes(self.offset..self.offset + size)
+    }
 }
 
 #[cfg(test)]
@@ -209,6 +215,7 @@ mod tests {
             let part = turned.read(3..4 * n as u64 - 1).unwrap();
             assert!(*part == expected[3..expected.len() - 1]);
             assert!(turned.read(1..4 * n as u64 + 1).is_err());
+            assert_eq!(turned.stored(4..8), [("m", 0..4 * n as u64)]);
         }
         let kept = tiles.kept.lock().unwrap();
         assert!(kept.1 <= CACHE_BYTES);

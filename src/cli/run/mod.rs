@@ -9,7 +9,7 @@ use crate::engine::device::{Visitor, with_device};
 use crate::engine::generate::{Sampler, Sampling, Turn, generate, prefill};
 use crate::engine::text::Tokenizer;
 use crate::engine::text::chat::{ChatOptions, ChatTemplate, Message};
-use crate::engine::vision::{Marks, Normalisation, Picture, VisionLanguage};
+use crate::engine::vision::{Marks, Normalisation, Picture, VisionLanguage, with_rooms};
 use crate::engine::{Chunk, Decoder, TextCache, Wanted};
 use anyhow::Context;
 use said::Said;
@@ -19,8 +19,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Where a prompt has place for a picture.
-const IMAGE: &str = "<image>";
 /// Largest file of a picture that is read.
 const MAX_IMAGE_BYTES: u64 = 256 << 20;
 /// Largest file of prompts that is read.
@@ -142,27 +140,6 @@ fn picture(path: &Path) -> anyhow::Result<Picture> {
     );
     let bytes = std::fs::read(path).with_context(|| name.clone())?;
     Ok(Picture::decode(&name, &bytes)?)
-}
-
-/// A prompt with room for pictures: where it says `<image>`, once for each, else before it.
-fn with_rooms(prompt: &str, rooms: &[String]) -> anyhow::Result<String> {
-    let pieces: Vec<&str> = prompt.split(IMAGE).collect();
-    let n_places = pieces.len() - 1;
-    if n_places == 0 {
-        let lines: String = rooms.iter().map(|room| format!("{room}\n")).collect();
-        return Ok(lines + prompt);
-    }
-    anyhow::ensure!(
-        n_places == rooms.len(),
-        "{n_places} places for pictures ({IMAGE}) in the prompt, and {} pictures",
-        rooms.len()
-    );
-    let mut text = pieces[0].to_owned();
-    for (room, piece) in rooms.iter().zip(&pieces[1..]) {
-        text.push_str(room);
-        text.push_str(piece);
-    }
-    Ok(text)
 }
 
 /// A run on a device yet to be opened.

@@ -17,7 +17,7 @@ pub mod tower;
 
 pub use composite::VisionLanguage;
 pub use picture::{Normalisation, Picture, Pixels};
-pub use prompt::Marks;
+pub use prompt::{Marks, with_rooms};
 pub use slices::{SlicePlan, Slices};
 pub use tower::{Tower, adopt_tower};
 

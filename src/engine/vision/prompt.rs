@@ -39,6 +39,33 @@ pub enum Marks {
 /// In place of a row where no token of the vocabulary stands for one; no vocabulary is so large.
 const NO_TOKEN: u32 = u32::MAX;
 
+/// A prompt with rooms for images ([`VisionLanguageSpec::room`]): where it says `<image>`, once for each, else all
+/// before it, each on a line.
+///
+/// # Errors
+/// When it says so more or less often than there are rooms.
+pub fn with_rooms(prompt: &str, rooms: &[String]) -> Result<String, EngineError> {
+    let mut pieces = prompt.split(IMAGE);
+    let first = pieces.next().unwrap_or_default();
+    let rest: Vec<&str> = pieces.collect();
+    if rest.is_empty() {
+        let lines: String = rooms.iter().map(|room| format!("{room}\n")).collect();
+        return Ok(lines + prompt);
+    }
+    if rest.len() != rooms.len() {
+        return Err(EngineError::Request(format!(
+            "{} places for pictures ({IMAGE}) in the prompt, and {} pictures",
+            rest.len(),
+            rooms.len()
+        )));
+    }
+    let filled = rooms
+        .iter()
+        .zip(rest)
+        .map(|(room, piece)| format!("{room}{piece}"));
+    Ok(first.to_owned() + &filled.collect::<String>())
+}
+
 impl VisionLanguageSpec {
     /// Rows that an image, or a slice of one, becomes.
     pub fn n_rows(&self) -> usize {

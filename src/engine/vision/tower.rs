@@ -42,6 +42,15 @@ enum Positions<B: Backend> {
     Square(Vec<f32>),
 }
 
+/// Towers that see: CLIP's encoder of texts is one in all but this.
+fn towers(model: &Model) -> Vec<&Component> {
+    let sees = |component: &&Component| {
+        let patches = Role::outside(RoleKind::PatchEmbedding);
+        component.kind == ComponentKind::VisionTower && component.role(patches).is_some()
+    };
+    model.components.iter().filter(sees).collect()
+}
+
 /// The vision tower of a checkpoint.
 ///
 /// # Errors
@@ -53,12 +62,7 @@ pub fn vision_tower(model: &Model) -> Result<&Component, EngineError> {
             model.label
         )));
     }
-    let towers: Vec<&Component> = model
-        .components
-        .iter()
-        .filter(|component| component.kind == ComponentKind::VisionTower)
-        .collect();
-    match towers[..] {
+    match towers(model)[..] {
         [tower] => Ok(tower),
         [] => Err(EngineError::NotAModel(format!(
             "{}: there is no vision tower; where it is published elsewhere, name that model with --tower",
@@ -67,7 +71,7 @@ pub fn vision_tower(model: &Model) -> Result<&Component, EngineError> {
         _ => Err(EngineError::NotAModel(format!(
             "{}: expected one vision tower, found {}",
             model.label,
-            towers.len()
+            towers(model).len()
         ))),
     }
 }
@@ -77,30 +81,14 @@ pub fn vision_tower(model: &Model) -> Result<&Component, EngineError> {
 /// # Errors
 /// When it has a tower, or the other has not exactly one.
 pub fn adopt_tower(model: &mut Model, other: &Model) -> Result<(), EngineError> {
-    let is_tower = |component: &&Component| {
-        component.kind == ComponentKind::VisionTower
-            && component
-                .role(Role::outside(RoleKind::PatchEmbedding))
-                .is_some()
-    };
-    if model.components.iter().any(|c| is_tower(&c)) {
+    if !towers(model).is_empty() {
         return Err(EngineError::Request(format!(
             "{} has a vision tower of its own; run it without --tower",
             model.label
         )));
     }
-    let towers: Vec<&Component> = other.components.iter().filter(is_tower).collect();
-    match towers[..] {
-        [tower] => {
-            model.components.push(tower.clone());
-            Ok(())
-        }
-        _ => Err(EngineError::NotAModel(format!(
-            "{}: expected one vision tower, found {}",
-            other.label,
-            towers.len()
-        ))),
-    }
+    model.components.push(vision_tower(other)?.clone());
+    Ok(())
 }
 
 impl<B: Backend> Tower<B> {
